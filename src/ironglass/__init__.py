@@ -1,0 +1,92 @@
+"""See through a model and try to break it.
+
+>>> import ironglass as ig
+>>> sorted(card.name for card in ig.catalogue().values() if card.family == "metric")[:1]
+['completeness']
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+from .core.catalogue import Card, catalogue
+
+if TYPE_CHECKING:
+    from . import attack, certify, explain, metric
+    from .audit import audit
+    from .core.values import (
+        L0,
+        L1,
+        L2,
+        AttackResult,
+        Attribution,
+        Avoid,
+        Bounds,
+        Certificate,
+        Cost,
+        Estimate,
+        Goal,
+        Linf,
+        Reach,
+        Score,
+        Threat,
+        load,
+    )
+    from .models.adapter import Adapter, wrap
+    from .run import Runner
+
+__all__ = [
+    "L0",
+    "L1",
+    "L2",
+    "Adapter",
+    "AttackResult",
+    "Attribution",
+    "Avoid",
+    "Bounds",
+    "Card",
+    "Certificate",
+    "Cost",
+    "Estimate",
+    "Goal",
+    "Linf",
+    "Reach",
+    "Runner",
+    "Score",
+    "Threat",
+    "__version__",
+    "attack",
+    "audit",
+    "catalogue",
+    "certify",
+    "explain",
+    "load",
+    "metric",
+    "wrap",
+]
+
+_HOMES = {
+    "audit": "audit",
+    "Runner": "run",
+    "wrap": "models.adapter",
+    "Adapter": "models.adapter",
+    **dict.fromkeys(("attack", "explain", "certify", "metric"), ""),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: ``import ironglass`` alone does not import torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'ironglass' has no attribute '{name}'")
+    home = _HOMES.get(name, "core.values")
+    if not home:
+        return importlib.import_module(f".{name}", __name__)
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Values, catalogue, errors and statistics: what every other layer stands on."""

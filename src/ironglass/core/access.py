@@ -1,0 +1,82 @@
+"""What a method may ask of a model: the ladder of access, as a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from .draws import Draws
+from .values import Bounds
+
+Rows = Tensor | slice
+Loss = Callable[[Tensor, Rows], Tensor]
+"""``loss(scores, rows) -> (n,)``: one value a row; ``rows`` says which of the N samples these scores belong to."""
+
+
+class Pass(NamedTuple):
+    """One forward and one backward pass: the loss, its gradient in input units, and the scores, a row each."""
+
+    value: Tensor
+    grad: Tensor
+    scores: Tensor
+
+
+class At(NamedTuple):
+    """A layer's activation, the gradient of the loss at it, and the scores."""
+
+    activation: Tensor
+    grad: Tensor
+    scores: Tensor
+
+
+class Model(Protocol):
+    """A model while a method works on a batch of N samples: metered, in the user's units, in eval mode.
+
+    ``rows`` says which of the N samples a batch belongs to, so that each pass is charged to its sample; it may repeat
+    a sample. It may be left out where the batch is the whole of it.
+    """
+
+    bounds: Bounds
+    classes: int
+    names: Sequence[str]
+
+    def labels(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Returns the predicted labels ``(n,)``."""
+
+    def scores(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Returns the logits ``(n, classes)``, without a graph."""
+
+    def value_and_grad(self, x: Tensor, loss: Loss, rows: Tensor | None = None) -> Pass:
+        """Returns the loss of each row and its gradient to ``x``: the only way to a gradient."""
+
+    def jacobian(self, x: Tensor, rows: Tensor | None = None, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns the scores ``(n, classes)`` and gradients ``(n, k, *shape)`` of the logits ``classes (n, k)``."""
+
+    def layers(self) -> Mapping[str, tuple[int, ...]]:
+        """Returns the layers by name in the order they run, with the shape a sample has there."""
+
+    def activations(self, x: Tensor, layers: Sequence[str], rows: Tensor | None = None) -> dict[str, Tensor]:
+        """Returns the outputs of those layers."""
+
+    def at(self, layer: str, x: Tensor, loss: Loss, rows: Tensor | None = None) -> At:
+        """Returns a layer's activation and the loss's gradient there; the graph is cut below the layer."""
+
+    def module(self) -> nn.Module:
+        """Returns the network whole, in the user's units: normalization inside, eval mode, frozen, logits out."""
+
+    def reinitialized(self, layers: Sequence[str], seed: int) -> Model:
+        """Returns the model with these layers' parameters drawn anew; the user's network is not touched."""
+
+    def parameter_layers(self) -> Sequence[str]:
+        """Returns the layers that hold parameters, in the order they run."""
+
+    def left(self, rows: Tensor | None = None) -> Tensor:
+        """Returns how many queries each sample may still make ``(n,)``."""
+
+    def draws(self, seed: int) -> Draws:
+        """Returns the samples' own random streams."""
+
+    def take(self, rows: Tensor) -> Model:
+        """Returns this model seen by a part of the samples: row i there is row ``rows[i]`` here."""

@@ -1,0 +1,199 @@
+"""The catalogue: every method's card, read from its source with ``ast``, without importing it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError, suggest
+
+PACKAGE = Path(__file__).resolve().parents[1]
+FAMILIES = ("explain", "visualize", "attack", "poison", "leak", "defend", "certify", "metric")
+DECORATORS = ("attack", "explain", "certify", "estimate", "metric")
+LADDER = ("labels", "scores", "gradient", "internals", "training")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of a method: its name, type as written, default and help."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is known of a method without importing it.
+
+    ``access`` is the least the model must give (``labels < scores < gradient < internals < training``), ``scope`` is
+    ``local`` or ``global``, ``kind`` is ``specific`` or ``agnostic`` to the model, ``cost`` is an expression in the
+    options that gives the expected passes a sample (a forward and its backward count as two).
+    """
+
+    name: str
+    family: str
+    decorator: str
+    module: str
+    title: str
+    paper: str
+    access: str
+    summary: str
+    doc: str
+    scope: str = "local"
+    kind: str = "agnostic"
+    phase: str = "post hoc"
+    norms: tuple[str, ...] = ()
+    targeted: bool = False
+    random: bool = False
+    inputs: tuple[str, ...] = ()
+    lecture: str = ""
+    tags: tuple[str, ...] = ()
+    cost: str = "1"
+    options: tuple[Option, ...] = field(default=())
+
+    def passes(self, classes: int, given: Mapping[str, Any]) -> float:
+        """Returns the expected passes a sample for these options: forward passes plus backward passes."""
+        values = {option.name: option.default for option in self.options} | dict(given) | {"classes": classes}
+        return float(_arithmetic(ast.parse(self.cost, mode="eval").body, values))
+
+    def option(self, name: str) -> Option:
+        """Returns the option of that name, or says which there are."""
+        for option in self.options:
+            if option.name == name:
+                return option
+        raise InputError(f"{self.name} has no option '{name}'", suggest(name, [o.name for o in self.options]))
+
+
+def _arithmetic(node: ast.expr, values: Mapping[str, Any]) -> float:
+    """Evaluates ``+ - * / min max``, numbers and option names; a name that stands for None counts as 0."""
+    operations: dict[type[ast.operator], Callable[[float, float], float]] = {
+        ast.Add: lambda a, b: a + b,
+        ast.Sub: lambda a, b: a - b,
+        ast.Mult: lambda a, b: a * b,
+        ast.Div: lambda a, b: a / b,
+    }
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return number
+        case ast.Name(id=name):
+            return float(values[name] or 0)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in operations:
+            return operations[type(op)](_arithmetic(left, values), _arithmetic(right, values))
+        case ast.Call(func=ast.Name(id="min" | "max" as name), args=args):
+            return (min if name == "min" else max)(_arithmetic(arg, values) for arg in args)
+    raise InputError(f"'{ast.unparse(node)}' is not arithmetic in a method's options", "use + - * / min max")
+
+
+@cache
+def catalogue(root: Path = PACKAGE) -> dict[str, Card]:
+    """Returns every method's card by name, in the order of families and files. Reads source; imports nothing."""
+    cards: dict[str, Card] = {}
+    for family in FAMILIES:
+        for path in sorted((root / family).rglob("*.py")):
+            for card in _cards_in(path, family, root):
+                if card.name in cards:
+                    raise InputError(
+                        f"{card.name} is defined in {cards[card.name].module} and in {card.module}", "rename one"
+                    )
+                cards[card.name] = card
+    return cards
+
+
+def find(name: str, family: str | None = None) -> Card:
+    """Returns the card of a method, or an error that names the nearest one."""
+    known = {card.name: card for card in catalogue().values() if family in (None, card.family)}
+    if name not in known:
+        where = f"{family} method" if family else "method"
+        raise InputError(f"No {where} called '{name}'.", f"{suggest(name, known)} `ironglass list` shows all of them.")
+    return known[name]
+
+
+def _cards_in(path: Path, family: str, root: Path) -> Iterator[Card]:
+    source = path.read_text(encoding="utf-8")
+    if not any(f"@{name}(" in source for name in DECORATORS):
+        return
+    module = ".".join((root.name, *path.relative_to(root).with_suffix("").parts))
+    for node in ast.parse(source, filename=str(path)).body:
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        for mark in node.decorator_list:
+            if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id in DECORATORS:
+                try:
+                    literals = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in mark.keywords}
+                    options = [
+                        (arg.arg, ast.unparse(arg.annotation) if arg.annotation else "", ast.literal_eval(default))
+                        for arg, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+                        if default is not None
+                    ]
+                except ValueError as error:
+                    raise InputError(
+                        f"{path}:{node.lineno}: the card of {node.name} is not made of literals ({error})",
+                        "write numbers, strings and tuples in the decorator and as option defaults",
+                    ) from error
+                yield make_card(
+                    node.name, family, mark.func.id, module, ast.get_docstring(node) or "", literals, options
+                )
+
+
+def card_of(function: Callable[..., Any], decorator: str, literals: Mapping[str, Any]) -> Card:
+    """Returns the card of a function in hand: for methods that users define outside the package."""
+    options = [
+        (parameter.name, str(parameter.annotation), parameter.default)
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    parts = function.__module__.split(".")
+    family = parts[1] if len(parts) > 1 and parts[1] in FAMILIES else {"estimate": "certify"}.get(decorator, decorator)
+    return make_card(
+        function.__name__, family, decorator, function.__module__, inspect.getdoc(function) or "", literals, options
+    )
+
+
+def make_card(
+    name: str,
+    family: str,
+    decorator: str,
+    module: str,
+    doc: str,
+    literals: Mapping[str, Any],
+    options: list[tuple[str, str, Any]],
+) -> Card:
+    """Builds a card; both front ends (source and function in hand) end here."""
+    helps = _argument_help(doc)
+    rows = tuple(Option(option, type_, default, helps.get(option, "")) for option, type_, default in options)
+    return Card(
+        name=name,
+        family=family,
+        decorator=decorator,
+        module=module,
+        summary=doc.split("\n\n")[0].replace("\n", " ").strip(),
+        doc=doc,
+        random=any(row.name == "seed" for row in rows),
+        options=rows,
+        **{"targeted": decorator in ("attack", "explain")} | dict(literals),
+    )
+
+
+def _argument_help(doc: str) -> dict[str, str]:
+    """Reads the ``Args:`` lines of a Google docstring."""
+    helps: dict[str, str] = {}
+    last, inside = "", False
+    for line in inspect.cleandoc(doc).splitlines():
+        if line and not line.startswith(" "):
+            inside = line.strip() == "Args:"
+            continue
+        if not inside or not line.strip():
+            continue
+        name, colon, text = line.strip().partition(":")
+        if len(line) - len(line.lstrip()) == 4 and colon and name.isidentifier():
+            last, helps[name] = name, text.strip()
+        elif last:
+            helps[last] += " " + line.strip()
+    return helps

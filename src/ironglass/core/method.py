@@ -1,0 +1,191 @@
+"""Decorators that turn a pure function into a method: checked and metered when called, bare as ``.raw``."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, cast
+
+from torch import Tensor
+
+from .catalogue import Card, card_of, find
+from .errors import InputError, suggest
+from .values import AttackResult, Attribution, Certificate, Estimate, Goal, Map, Score, Threat
+
+if TYPE_CHECKING:
+    from .access import Model
+
+P = ParamSpec("P")
+M = TypeVar("M", bound="Method[Any]")
+Access = Literal["labels", "scores", "gradient", "internals", "training"]
+_defined: dict[str, Method[Any]] = {}
+
+
+class Method(Generic[P]):
+    """A pure function with a card. Calling it goes through the runner, which checks, meters and judges."""
+
+    def __init__(self, function: Callable[..., Any], card: Card, fixed: dict[str, Any] | None = None) -> None:
+        functools.update_wrapper(cast(Any, self), function)
+        self.raw, self.card, self.fixed = function, card, fixed or {}
+
+    def __repr__(self) -> str:
+        fixed = ", ".join(f"{name}={value!r}" for name, value in self.fixed.items())
+        return f"{self.card.family}.{self.card.name}" + (f".with_({fixed})" if fixed else "")
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str, dict[str, Any]]]:
+        return _restore, (self.card.module, self.card.name, self.fixed)
+
+    def with_(self, **options: Any) -> Self:
+        """Returns the same method with these options fixed."""
+        self.checked(options)
+        return type(self)(self.raw, self.card, self.fixed | options)
+
+    def checked(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Returns all options: the defaults, then what is fixed, then these; an unknown name is an error."""
+        known = {option.name: option.default for option in self.card.options}
+        for name in options:
+            if name not in known:
+                raise InputError(f"{self.card.name} has no option '{name}'", suggest(name, known))
+        return known | self.fixed | options
+
+    def _judged(self, *args: Any, **options: Any) -> Any:
+        """Hands the call to the runner. Methods stand below it and never import it, so it is found when called."""
+        return importlib.import_module("ironglass.run").run(self, *args, **options)
+
+
+def _restore(module: str, name: str, fixed: dict[str, Any]) -> Method[Any]:
+    importlib.import_module(module)
+    method = _defined[name]
+    return type(method)(method.raw, method.card, fixed)
+
+
+def get(name: str, family: str | None = None) -> Method[Any]:
+    """Returns a method by name: one that was defined in this process, or one of the catalogue.
+
+    Raises:
+        InputError: if there is none of that name.
+    """
+    if name not in _defined:
+        importlib.import_module(find(name, family).module)
+    return _defined[name]
+
+
+class Attack(Method[P]):
+    """An attack: ``pgd(model, x, y, Linf(8/255), steps=20)`` returns an `AttackResult`."""
+
+    def __call__(
+        self, model: object, x: Tensor, goal: Goal | Tensor, threat: Threat, *args: P.args, **options: P.kwargs
+    ) -> AttackResult:
+        """Runs the attack; a plain label tensor means `Avoid`."""
+        return cast(AttackResult, self._judged(model, x, goal, threat, *args, **options))
+
+
+class Explain(Method[P]):
+    """An explanation: ``saliency(model, x, target=None)`` returns an `Attribution`; None explains the decision."""
+
+    def __call__(
+        self, model: object, x: Tensor, target: Tensor | int | None = None, *args: P.args, **options: P.kwargs
+    ) -> Attribution:
+        """Explains the target's logit."""
+        return cast(Attribution, self._judged(model, x, target, *args, **options))
+
+
+class Certify(Method[P]):
+    """A proof: ``interval(model, x, y, Linf(0.1))`` returns a `Certificate`."""
+
+    def __call__(
+        self, model: object, x: Tensor, y: Tensor, threat: Threat, *args: P.args, **options: P.kwargs
+    ) -> Certificate:
+        """Bounds the margin over the ball."""
+        return cast(Certificate, self._judged(model, x, y, threat, *args, **options))
+
+
+class Estimates(Method[P]):
+    """An estimate of the robust radius, without guarantee: ``clever(model, x, y, L2(5))`` returns an `Estimate`."""
+
+    def __call__(
+        self, model: object, x: Tensor, y: Tensor, threat: Threat, *args: P.args, **options: P.kwargs
+    ) -> Estimate:
+        """Estimates the radius up to ``threat.eps``."""
+        return cast(Estimate, self._judged(model, x, y, threat, *args, **options))
+
+
+class Metric(Method[P]):
+    """A test of an explanation: ``completeness(model, attribution)`` returns a `Score`."""
+
+    def __call__(self, model: object, attribution: Attribution, *args: P.args, **options: P.kwargs) -> Score:
+        """Scores an attribution on the model it explains."""
+        return cast(Score, self._judged(model, attribution, *args, **options))
+
+
+AttackFunction = Callable[Concatenate["Model", Tensor, Goal, Threat, P], Tensor]
+ExplainFunction = Callable[Concatenate["Model", Tensor, Tensor, P], Tensor | Map]
+CertifyFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Tensor]
+EstimateFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], tuple[Tensor, Tensor]]
+MetricFunction = Callable[Concatenate["Model", Attribution, P], Score]
+
+
+def _known(method: M) -> M:
+    _defined[method.card.name] = method
+    return method
+
+
+def attack(
+    *, title: str, paper: str, access: Access, norms: tuple[str, ...], cost: str, **more: Any
+) -> Callable[[AttackFunction[P]], Attack[P]]:
+    """Declares an attack: ``f(model, x, goal, threat, *, …) -> adversarial`` of the shape of ``x``."""
+    card = dict(title=title, paper=paper, access=access, norms=norms, cost=cost, **more)
+
+    def declare(function: AttackFunction[P]) -> Attack[P]:
+        return _known(Attack(function, card_of(function, "attack", card)))
+
+    return declare
+
+
+def explain(
+    *, title: str, paper: str, access: Access, cost: str, kind: Literal["specific", "agnostic"], **more: Any
+) -> Callable[[ExplainFunction[P]], Explain[P]]:
+    """Declares an explanation: ``f(model, x, target, *, …) -> values`` or a `Map`."""
+    card = dict(title=title, paper=paper, access=access, cost=cost, kind=kind, **more)
+
+    def declare(function: ExplainFunction[P]) -> Explain[P]:
+        return _known(Explain(function, card_of(function, "explain", card)))
+
+    return declare
+
+
+def certify(
+    *, title: str, paper: str, access: Access, norms: tuple[str, ...], cost: str, **more: Any
+) -> Callable[[CertifyFunction[P]], Certify[P]]:
+    """Declares a proof: ``f(model, x, y, threat, *, …) -> margin``, a sound lower bound ``(N,)``."""
+    card = dict(title=title, paper=paper, access=access, norms=norms, cost=cost, **more)
+
+    def declare(function: CertifyFunction[P]) -> Certify[P]:
+        return _known(Certify(function, card_of(function, "certify", card)))
+
+    return declare
+
+
+def estimate(
+    *, title: str, paper: str, access: Access, norms: tuple[str, ...], cost: str, **more: Any
+) -> Callable[[EstimateFunction[P]], Estimates[P]]:
+    """Declares an estimate: ``f(model, x, y, threat, *, …) -> (radius, quality)``, both ``(N,)``."""
+    card = dict(title=title, paper=paper, access=access, norms=norms, cost=cost, **more)
+
+    def declare(function: EstimateFunction[P]) -> Estimates[P]:
+        return _known(Estimates(function, card_of(function, "estimate", card)))
+
+    return declare
+
+
+def metric(
+    *, title: str, paper: str, access: Access, cost: str, **more: Any
+) -> Callable[[MetricFunction[P]], Metric[P]]:
+    """Declares a test of explanations: ``f(model, attribution, *, …) -> Score``."""
+    card = dict(title=title, paper=paper, access=access, cost=cost, **more)
+
+    def declare(function: MetricFunction[P]) -> Metric[P]:
+        return _known(Metric(function, card_of(function, "metric", card)))
+
+    return declare
