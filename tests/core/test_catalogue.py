@@ -12,7 +12,10 @@ from ironglass.core.method import get
 
 
 def test_importing_the_package_and_its_catalogue_does_not_import_torch() -> None:
-    code = "import sys, ironglass as ig; assert len(ig.catalogue()) >= 10; print([m for m in sys.modules if m in ('torch', 'numpy')])"
+    code = (
+        "import sys, ironglass as ig; assert len(ig.catalogue()) >= 10; "
+        "print([m for m in sys.modules if m in ('torch', 'numpy')])"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

@@ -89,7 +89,12 @@ def test_results_survive_a_file(tmp_path: Path) -> None:
 
 def test_optional_fields_may_be_absent_from_a_file(tmp_path: Path) -> None:
     x = torch.rand(2, 3)
-    kwargs = dict(verified=torch.tensor([True, False]), margin=torch.rand(2), y=torch.tensor([0, 1]), threat=L1(2.0))
+    kwargs = {
+        "verified": torch.tensor([True, False]),
+        "margin": torch.rand(2),
+        "y": torch.tensor([0, 1]),
+        "threat": L1(2.0),
+    }
     Certificate(x=x, method="interval", **kwargs).save(tmp_path / "c.safetensors")  # type: ignore[arg-type]
     back = load(tmp_path / "c.safetensors")
     assert isinstance(back, Certificate)

@@ -63,12 +63,17 @@ class Card:
         values = {option.name: option.default for option in self.options} | dict(given) | {"classes": classes}
         return float(_arithmetic(ast.parse(self.cost, mode="eval").body, values))
 
-    def option(self, name: str) -> Option:
-        """Returns the option of that name, or says which there are."""
-        for option in self.options:
-            if option.name == name:
-                return option
-        raise InputError(f"{self.name} has no option '{name}'", suggest(name, [o.name for o in self.options]))
+    def filled(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns all options: the defaults, and what was given in their place.
+
+        Raises:
+            InputError: if the method has no option of a given name.
+        """
+        known = {option.name: option.default for option in self.options}
+        for name in given:
+            if name not in known:
+                raise InputError(f"{self.name} has no option '{name}'", suggest(name, known))
+        return known | dict(given)
 
 
 def _arithmetic(node: ast.expr, values: Mapping[str, Any]) -> float:

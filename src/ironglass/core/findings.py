@@ -6,6 +6,8 @@ no NaN, so every number here is finite, and what was not measured is ``None`` or
 
 from __future__ import annotations
 
+import html
+import importlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -181,6 +183,19 @@ class Report:
     def worst(self) -> Severity:
         """The highest severity among the findings; ``ok`` where there is none."""
         return max((finding.severity for finding in self.findings), key=SEVERITIES.index, default="ok")
+
+    def save(self, path: str | Path) -> None:
+        """Writes the report: ``.html``, ``.json``, ``.md``, ``.sarif`` or ``.xml`` (JUnit), by the ending."""
+        importlib.import_module("ironglass.report").save(
+            self, Path(path)
+        )  # drawing stands above, and is found when called
+
+    def _repr_html_(self) -> str:
+        """Shows the whole page in a notebook, in a frame of its own."""
+        page = html.escape(importlib.import_module("ironglass.report").render(self, "html"), quote=True)
+        return (
+            f'<iframe title="Ironglass report" srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain dicts, lists, strings and numbers."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 from torch import Tensor
 
 from .catalogue import Card, card_of, find
-from .errors import InputError, suggest
 from .values import AttackResult, Attribution, Certificate, Estimate, Goal, Map, Score, Threat
 
 if TYPE_CHECKING:
@@ -38,16 +37,8 @@ class Method(Generic[P]):
 
     def with_(self, **options: Any) -> Self:
         """Returns the same method with these options fixed."""
-        self.checked(options)
+        self.card.filled(options)
         return type(self)(self.raw, self.card, self.fixed | options)
-
-    def checked(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Returns all options: the defaults, then what is fixed, then these; an unknown name is an error."""
-        known = {option.name: option.default for option in self.card.options}
-        for name in options:
-            if name not in known:
-                raise InputError(f"{self.card.name} has no option '{name}'", suggest(name, known))
-        return known | self.fixed | options
 
     def _judged(self, *args: Any, **options: Any) -> Any:
         """Hands the call to the runner. Methods stand below it and never import it, so it is found when called."""
