@@ -16,7 +16,9 @@ class Stubs(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Runs before each build."""
         core = Path(self.root) / "src" / "ironglass" / "core"
-        spec = importlib.util.spec_from_file_location("_core", core / "__init__.py", submodule_search_locations=[str(core)])
+        spec = importlib.util.spec_from_file_location(
+            "_core", core / "__init__.py", submodule_search_locations=[str(core)]
+        )
         assert spec is not None
         assert spec.loader is not None
         sys.modules["_core"] = package = importlib.util.module_from_spec(spec)

@@ -63,7 +63,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """Returns ``did you mean …?`` for the nearest known word, or the list of known words."""
     words = sorted(known)
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else "known: " + ", ".join(words)
+    return f"did you mean {near[0]}?" if near else "known: " + ", ".join(words[:20]) + ", …" * (len(words) > 20)
 
 
 def extra(name: str, library: str) -> MissingExtra:

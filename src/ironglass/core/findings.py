@@ -123,6 +123,12 @@ class Gallery:
     scale: str = ""
     colormap: Literal["", "coolwarm", "cividis", "inferno"] = ""
 
+    def __post_init__(self) -> None:
+        if len(self.row_heads) not in (0, len(self.rows)):
+            raise ValueError(f"gallery {self.id}: {len(self.row_heads)} row heads for {len(self.rows)} rows")
+        if self.columns and any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"gallery {self.id}: every row needs {len(self.columns)} pictures")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
@@ -132,6 +138,10 @@ class Table:
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"table {self.id}: every row needs {len(self.columns)} cells")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

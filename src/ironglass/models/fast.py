@@ -1,0 +1,193 @@
+"""A private copy of a network, made for speed and checked against the original."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from dataclasses import dataclass, replace
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+
+from .folding import HOOKS, Untraceable, fold, fuse, trace
+
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
+"""How far outputs may be from the original's, relative to the largest; networks of other types are copied as is."""
+
+LARGEST_VALUE = 20 << 20
+"""Bytes that one value inside a network may take in a pass on a CPU."""
+
+Level = Literal["fused", "folded", "copied"]
+
+
+@dataclass(frozen=True, eq=False)
+class FastNet:
+    """A network's private copy: in eval mode, frozen, fast.
+
+    Args:
+        net: for gradients to the input; its layers need not be those of the original.
+        scorer: for scores alone.
+        level: ``copied``: as the original is; ``folded``: batch norms are part of the layers before them; ``fused``:
+            folded, and the scorer runs a convolution and its activation as one primitive.
+        difference: the largest difference of an output from the original's, on the example.
+        why: what stood in the way of a higher level.
+    """
+
+    net: nn.Module
+    scorer: nn.Module
+    level: Level
+    difference: float = 0.0
+    why: str = ""
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Returns the network's output for ``x (n, *shape)``, without a graph."""
+        with torch.no_grad():
+            return cast(Tensor, self.scorer(x))
+
+
+def private_copy(net: nn.Module, example: Tensor) -> FastNet | None:
+    """Copies a network for speed, and goes only as far as its outputs on the example stay the original's.
+
+    The original is neither run nor changed: outputs are compared with those of a plain copy. The global random state
+    stays as it is.
+
+    Args:
+        net: a network that returns a tensor.
+        example: inputs ``(n, *shape)`` as it takes them, on its device.
+
+    Returns:
+        The copy, or None for a network that Python cannot copy.
+    """
+    try:
+        plain = copy.deepcopy(net).eval().requires_grad_(False)
+    except Exception:  # a network may hold anything: locks, open files, tensors with a graph
+        return None
+    with torch.random.fork_rng([example.device] if example.is_cuda else []), torch.no_grad():
+        wanted = plain(example)
+        if wanted.dtype not in TOLERANCE:
+            return FastNet(plain, plain, "copied", why=f"outputs are {wanted.dtype}")
+        return _faster(plain, example, wanted)
+
+
+def _faster(plain: nn.Module, example: Tensor, wanted: Tensor) -> FastNet:
+    """Returns the fastest copy that passes the checks; whatever raises on the way is why it is not faster."""
+    base: nn.Module = plain
+    level: Level = "copied"
+    why = []
+    try:
+        graph = trace(plain)
+        _difference(graph(example), wanted)
+        _difference(_gradient(graph, example), _gradient(plain, example))  # a custom backward pass is not traced
+        base, level = graph, "folded"
+    except Exception as error:
+        why.append(f"not traced: {error}")
+    on_cpu = example.device.type == "cpu" and example.dtype == torch.float32
+    layouts = (torch.channels_last, torch.preserve_format) if on_cpu and example.ndim == 4 else (torch.preserve_format,)
+    fast = FastNet(plain, plain, "copied")
+    for layout in layouts:
+        try:
+            made = copy.deepcopy(base) if level == "copied" else fold(cast(fx.GraphModule, copy.deepcopy(base)))
+            cast(Any, made).to(memory_format=layout)
+            fast = FastNet(made, made, level, _difference(made(example), wanted))
+            break
+        except Exception as error:
+            why.append(f"not {level} as {layout}: {error}")
+    if isinstance(fast.net, fx.GraphModule) and fast.level == "folded" and on_cpu:
+        try:
+            scorer = fuse(fast.net)
+            fast = replace(fast, scorer=scorer, level="fused", difference=_difference(scorer(example), wanted))
+        except Exception as error:
+            why.append(f"not fused: {error}")
+    return replace(fast, why="; ".join(why))
+
+
+def _gradient(net: nn.Module, example: Tensor) -> Tensor:
+    """Returns the gradient of a mix of the outputs to the first input; zeros where there is none."""
+    if not example.is_floating_point():
+        return torch.zeros(1)
+    with torch.enable_grad():
+        leaf = example[:1].detach().clone().requires_grad_()
+        out = net(leaf)
+        if not out.requires_grad:
+            return torch.zeros_like(leaf)
+        mix = torch.linspace(1, 2, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
+        return torch.autograd.grad((out * mix).sum(), leaf, materialize_grads=True)[0]
+
+
+def _difference(given: Tensor, wanted: Tensor) -> float:
+    """Returns the largest difference, and raises `Untraceable` if it is too large."""
+    if (given.shape, given.dtype) != (wanted.shape, wanted.dtype):
+        raise Untraceable(f"{given.dtype} {tuple(given.shape)} where {wanted.dtype} {tuple(wanted.shape)} is expected")
+    difference, largest = float((given - wanted).abs().max()), float(wanted.abs().max())
+    if not difference <= TOLERANCE[wanted.dtype] * largest:  # so that NaN is too large
+        raise Untraceable(f"a difference of {difference:.2g} where the largest value is {largest:.2g}")
+    return difference
+
+
+class _Sizes(TorchFunctionMode):
+    """Measures the values that functions return meanwhile, in bytes: the largest, and their sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = self.total = 1
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            size = out.numel() * out.element_size()
+            self.largest, self.total = max(self.largest, size), self.total + size
+        return out
+
+
+def rows_per_pass(net: nn.Module, example: Tensor) -> int:
+    """Returns how many rows to push through a network at once.
+
+    On a CPU, as many as keep the largest value under 20 MiB: small networks need many rows to hide what a call costs,
+    large ones gain little from more than a few. On a GPU, as many as half of its free memory holds with every value
+    kept for a gradient.
+
+    Args:
+        net: a network in eval mode.
+        example: inputs ``(n, *shape)``; the first is run.
+    """
+    sizes = _Sizes()
+    with torch.no_grad(), sizes:
+        net(example[:1])
+    if example.is_cuda:
+        return max(1, min(512, torch.cuda.mem_get_info(example.device)[0] // (2 * sizes.total)))
+    return max(1, min(256, LARGEST_VALUE // sizes.largest))
+
+
+def fingerprint(net: nn.Module) -> tuple[Any, ...]:
+    """Returns what differs when the network computes something else: compare it with ``==``.
+
+    It covers the bytes of every parameter, buffer and other tensor attribute, however they were written; the type, the
+    plain settings, the functions and the hooks of every module. It does not look into other objects that a module
+    holds, and ignores train mode and ``requires_grad``.
+    """
+    return tuple(
+        (name, type(module), [(key, _state(value)) for key, value in vars(module).items() if key not in _BOOKKEEPING])
+        for name, module in net.named_modules(remove_duplicate=False)
+    )
+
+
+_BOOKKEEPING = vars(nn.Module()).keys() - {"_parameters", "_buffers", *HOOKS}
+
+
+def _state(value: Any) -> Any:
+    """Returns a value that stays as it is and compares by content."""
+    match value:
+        case Tensor():
+            data = value.detach().to_dense() if value.layout is not torch.strided else value.detach()
+            content = data.cpu().contiguous().flatten().view(torch.uint8).numpy()
+            return value.dtype, value.device, tuple(value.shape), zlib.crc32(content.data)
+        case dict():
+            return [(key, _state(item)) for key, item in value.items()]
+        case list() | tuple():
+            return [_state(item) for item in value]
+        case None | bool() | int() | float() | str() | FunctionType() | BuiltinFunctionType() | MethodType() | type():
+            return value
+    return type(value)

@@ -1,0 +1,68 @@
+"""The ledger: what each sample has paid, what it may still pay, and when its goal was first reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from ironglass.core.errors import BudgetExceeded
+from ironglass.core.values import Cost, Goal
+
+UNLIMITED = 1 << 62
+
+
+class Meter:
+    """Counts per sample. One query is one sample through the model forward, whatever it is for.
+
+    Args:
+        x: the samples ``(N, *shape)``.
+        goal: if given, the ledger notes per sample the first query that reached it, and by which input.
+        budget: queries a sample may make; None for no limit.
+    """
+
+    def __init__(self, x: Tensor, goal: Goal | None = None, budget: int | None = None) -> None:
+        self.goal = goal
+        self.budget = UNLIMITED if budget is None else budget
+        self.queries = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        self.first_success = torch.full_like(self.queries, -1)
+        self.best = x if goal is None else x.clone()
+        self.forward = self.backward = 0
+        self.seconds = 0.0
+
+    @property
+    def cost(self) -> Cost:
+        """What has been spent so far; the seconds are those inside the model."""
+        return Cost(self.forward, self.backward, self.seconds)
+
+    def charge(self, ids: Tensor, backward: int = 0) -> None:
+        """Charges a forward pass, and ``backward`` backward passes, to each of these samples; ids may repeat.
+
+        Raises:
+            BudgetExceeded: before anything is charged, if a sample's budget would be exceeded.
+        """
+        queries = self.queries.scatter_add(0, ids, torch.ones_like(ids))
+        if bool((queries > self.budget).any()):
+            raise BudgetExceeded(f"the budget of {self.budget} queries a sample is spent", "raise max_queries")
+        self.queries = queries
+        self.forward += len(ids)
+        self.backward += backward * len(ids)
+
+    def watch(self, x: Tensor, reached: Tensor, ids: Tensor) -> None:
+        """Notes the samples that these inputs bring to the goal for the first time."""
+        hits = (reached & (self.first_success[ids] < 0)).nonzero()[:, 0]
+        if len(hits):
+            self.best[ids[hits]] = x[hits].detach().to(self.best.dtype)
+            self.first_success[ids[hits]] = self.queries[ids[hits]]
+
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Adds the time inside to the bill."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += perf_counter() - start

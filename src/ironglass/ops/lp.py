@@ -1,0 +1,186 @@
+r"""Exact geometry of :math:`\{\delta : \|\delta\|_p \le \varepsilon\} \cap \mathrm{box} \cap \mathrm{mask}`.
+
+Everything is batched, a row a sample, and a row's answer does not depend on the other rows. The *room* of a coordinate
+is how far it may move in the direction it wants: to the bound of the box, or not at all outside the mask. With it both
+questions that attacks ask have closed forms:
+
+* the nearest point (`project`) is ``clip(v)`` for linf, ``clip(s v)`` for l2, soft thresholding then ``clip`` for l1;
+* the farthest point along a gradient (`maximize`) is ``sign * min(eps, room)``, ``clip(s g)``, and filling the room in
+  the order of ``|g|``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ironglass.core.values import Bounds, Norm, Threat
+
+
+def norm(delta: Tensor, name: Norm) -> Tensor:
+    """Returns the norm of each row ``(N,)``; ``l0`` counts values that are not 0."""
+    flat = delta.flatten(1)
+    if name == "linf":
+        return flat.abs().amax(1)
+    if name == "l2":
+        return torch.linalg.vector_norm(flat, dim=1)
+    if name == "l1":
+        return flat.abs().sum(1)
+    return (flat != 0).sum(1).to(delta.dtype)
+
+
+def dual(name: Norm) -> Norm:
+    r"""Returns the norm :math:`q` with :math:`1/p + 1/q = 1`."""
+    return {"linf": "l1", "l2": "l2", "l1": "linf", "l0": "linf"}[name]  # type: ignore[return-value]
+
+
+def room(direction: Tensor, x: Tensor, bounds: Bounds, mask: Tensor | None = None) -> Tensor:
+    """Returns how far each value may move in the sign of ``direction``, at least 0; 0 outside the mask."""
+    far = torch.where(direction > 0, bounds.high - x, x - bounds.low).clamp_(min=0)
+    return far if mask is None else far * (mask != 0)
+
+
+def project(x: Tensor, origin: Tensor, threat: Threat, bounds: Bounds) -> Tensor:
+    """Returns the nearest point to ``x`` in the threat's ball around ``origin``, within bounds and mask.
+
+    Args:
+        x: points ``(N, *shape)``, input units.
+        origin: the balls' centres ``(N, *shape)``, within the bounds.
+        threat: norm, radius and mask.
+        bounds: of the inputs.
+    """
+    delta = x - origin
+    if threat.mask is not None:
+        delta = delta * (threat.mask != 0)
+    if threat.norm == "linf":
+        delta = delta.clamp_(-threat.eps, threat.eps)
+    elif threat.eps < float("inf"):
+        size = delta.abs().flatten(1)
+        limit = room(delta, origin, bounds, threat.mask).flatten(1)
+        shrink = {"l2": _shrink_l2, "l1": _shrink_l1, "l0": _shrink_l0}[threat.norm]
+        delta = shrink(size, limit, threat.eps).reshape_as(delta) * delta.sign()
+    return inside(origin + delta, origin, threat, bounds)
+
+
+def inside(x: Tensor, origin: Tensor, threat: Threat, bounds: Bounds) -> Tensor:
+    """Returns ``x`` within the bounds, and exactly ``origin`` outside the mask: takes away what rounding left."""
+    x = x.clamp(bounds.low, bounds.high)
+    return x if threat.mask is None else torch.where(threat.mask != 0, x, origin)
+
+
+def maximize(grad: Tensor, x: Tensor, threat: Threat, bounds: Bounds, length: Tensor | None = None) -> Tensor:
+    r"""Returns the :math:`\delta` that maximizes :math:`\langle g, \delta\rangle` over ball, box and mask around ``x``.
+
+    This is the steepest step of length ``threat.eps``: exact also where values are saturated.
+
+    Args:
+        grad: ``(N, *shape)``.
+        x: where the step starts ``(N, *shape)``.
+        threat: the step's norm, length and mask.
+        bounds: of the inputs.
+        length: of each row's step ``(N,)`` in place of ``threat.eps``, for ``l1``.
+    """
+    size = grad.abs().flatten(1)
+    limit = torch.where(grad != 0, room(grad, x, bounds, threat.mask), 0).flatten(1)
+    if threat.norm == "linf":
+        step = limit.clamp(max=threat.eps)
+    elif threat.norm == "l2":
+        step = _scaled(size, limit, threat.eps)
+    elif threat.norm == "l1":
+        order = size.argsort(stable=True, dim=1, descending=True)
+        ordered = limit.gather(1, order)
+        used = ordered.cumsum(1) - ordered
+        left = (threat.eps if length is None else length[:, None]) - used
+        step = torch.zeros_like(limit).scatter_(1, order, ordered.minimum(left.clamp_(min=0)))
+    else:
+        step = _largest(limit, size * limit, threat.eps)
+    return step.reshape_as(grad) * grad.sign()
+
+
+def stride(grad: Tensor, x: Tensor, origin: Tensor, threat: Threat, size: float, bounds: Bounds) -> Tensor:
+    """Returns the steepest step of length ``size`` from ``x`` in the threat's norm, for a walk in the ball of ``origin``.
+
+    In ``l1`` a step that would leave the ball ends on its surface: what projection takes away there it takes from all
+    values alike, also from the best ones.
+    """
+    step = Threat(threat.norm, size, threat.mask)
+    if threat.norm != "l1":
+        return maximize(grad, x, step, bounds)
+    left = threat.eps - norm(x - origin, "l1")
+    return maximize(grad, x, step, bounds, torch.where(left > 1e-6 * threat.eps, left.clamp(max=size), size))
+
+
+def _scaled(size: Tensor, limit: Tensor, eps: float) -> Tensor:
+    r"""Returns ``min(s * size, limit)`` with the ``s`` at which its l2 norm is ``eps``, or ``limit`` if that is shorter.
+
+    Newton from below: given which coordinates are at their limit, ``s`` has a closed form, and a larger ``s`` only
+    sends more of them there; so it ends, exactly, once no more arrive.
+    """
+    limit = torch.where(size > 0, limit, 0)
+    reach = torch.where(size > 0, limit / size.clamp(min=torch.finfo(size.dtype).tiny), torch.inf)
+    scale = size.new_zeros(len(size), 1)
+    full = torch.zeros_like(size, dtype=torch.bool)
+    while True:
+        spent = torch.where(full, limit, 0).square().sum(1, keepdim=True)
+        free = torch.where(full, 0, size).square().sum(1, keepdim=True)
+        scale = torch.where(free > 0, ((eps**2 - spent).clamp(min=0) / free).sqrt(), torch.inf).maximum(scale)
+        now = full | (reach <= scale)
+        if bool((now == full).all()):
+            return torch.where(full, limit, scale.clamp(max=torch.finfo(size.dtype).max) * size).minimum(limit)
+        full = now
+
+
+def _shrink_l2(size: Tensor, limit: Tensor, eps: float) -> Tensor:
+    clipped = size.minimum(limit)
+    over = torch.linalg.vector_norm(clipped, dim=1) > eps
+    if bool(over.any()):
+        clipped[over] = _scaled(size[over], limit[over], eps)
+    return clipped
+
+
+def _shrink_l1(size: Tensor, limit: Tensor, eps: float) -> Tensor:
+    clipped = size.minimum(limit)
+    over = clipped.sum(1) > eps
+    if bool(over.any()):
+        size, limit = size[over], limit[over]
+
+        def at(threshold: Tensor) -> tuple[Tensor, Tensor]:
+            left = (size - threshold).clamp(min=0)
+            return left.minimum(limit).sum(1, keepdim=True) - eps, -((left > 0) & (left < limit)).sum(1, keepdim=True)
+
+        threshold = root(at, size.new_zeros(len(size), 1), size.amax(1, keepdim=True))
+        clipped[over] = (size - threshold).clamp_(min=0).minimum(limit)
+    return clipped
+
+
+def _shrink_l0(size: Tensor, limit: Tensor, eps: float) -> Tensor:
+    clipped = size.minimum(limit)
+    return _largest(clipped, size.square() - (size - clipped).square(), eps)
+
+
+def _largest(values: Tensor, worth: Tensor, count: float) -> Tensor:
+    """Keeps the ``count`` values of each row that are worth most."""
+    kept = worth.topk(min(int(count), worth.shape[1]), dim=1).indices
+    return torch.zeros_like(values).scatter_(1, kept, values.gather(1, kept))
+
+
+def root(at: Callable[[Tensor], tuple[Tensor, Tensor]], low: Tensor, high: Tensor) -> Tensor:
+    """Returns the zero of a falling, piecewise linear function of each row, by Newton's method kept in a bracket.
+
+    Args:
+        at: gives value and slope ``(n, 1)``.
+        low: where the value is at least 0 ``(n, 1)``.
+        high: where it is at most 0 ``(n, 1)``.
+    """
+    here = low
+    for _ in range(128):
+        value, slope = at(here)
+        low, high = torch.where(value >= 0, here, low), torch.where(value <= 0, here, high)
+        newton = here - value / slope
+        there = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
+        if bool((there == here).all()):
+            break
+        here = there
+    return here

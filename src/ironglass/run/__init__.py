@@ -1,0 +1,5 @@
+"""The runner: the only loop over data. It checks, shards, meters, judges and caches; methods do none of it."""
+
+from .runner import Runner, run
+
+__all__ = ["Runner", "run"]

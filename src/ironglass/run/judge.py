@@ -1,0 +1,244 @@
+"""The judge: runs a bare method on one batch, and decides itself what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from time import perf_counter
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from ironglass.core.access import Rows
+from ironglass.core.errors import BudgetExceeded, InputError, IronglassError, MethodFailed
+from ironglass.core.method import Method
+from ironglass.core.values import (
+    AttackResult,
+    Attribution,
+    Certificate,
+    Cost,
+    Estimate,
+    Goal,
+    Map,
+    Result,
+    Score,
+    Threat,
+)
+from ironglass.models.adapter import Adapter
+from ironglass.models.session import Session
+from ironglass.ops import lp
+
+R = TypeVar("R", bound=Result)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One method on one shard: everything a worker needs but the model.
+
+    ``inputs`` are what the method takes between the samples and its options: goal and threat, target, labels and
+    threat, or an attribution.
+    """
+
+    method: Method[Any]
+    x: Tensor
+    inputs: tuple[Any, ...]
+    options: dict[str, Any]
+    max_queries: int | None = None
+
+    def take(self, rows: slice) -> Job:
+        """Returns the job on those samples."""
+        return replace(self, x=self.x[rows], inputs=tuple(_take(value, rows) for value in self.inputs))
+
+
+def _take(value: Any, rows: Rows) -> Any:
+    if isinstance(value, Goal | Threat):
+        return value.take(rows)
+    if isinstance(value, Result):
+        return part(value, rows)
+    return value[rows]
+
+
+def part(result: R, rows: Rows) -> R:
+    """Returns the result of those samples."""
+    changes: dict[str, Any] = {
+        f.name: value[rows] for f in fields(result) if isinstance(value := getattr(result, f.name), Tensor)
+    }
+    return replace(result, **changes)
+
+
+def join(results: list[Result]) -> Result:
+    """Returns the results of the shards as one."""
+    first = results[0]
+    if len(results) == 1:
+        return first
+    changes: dict[str, Any] = {
+        f.name: torch.cat([getattr(result, f.name) for result in results])
+        for f in fields(first)
+        if isinstance(getattr(first, f.name), Tensor)
+    }
+    if isinstance(first, AttackResult | Certificate | Estimate) and first.threat.mask is not None:
+        masks = [cast(AttackResult, result).threat.mask for result in results]
+        if any(mask is not None and len(mask) > 1 for mask in masks):
+            changes["threat"] = replace(first.threat, mask=torch.cat([cast(Tensor, mask) for mask in masks]))
+    cost = sum((result.cost for result in results), Cost())
+    return replace(first, cost=cost, partial=any(result.partial for result in results), **changes)
+
+
+def judge(model: Adapter, job: Job) -> Result:
+    """Runs one job and judges it.
+
+    Raises:
+        MethodFailed: if the method raises, or returns what it must not.
+        InputError: if it refuses the request.
+    """
+    work = {"attack": _attack, "explain": _explain, "certify": _certify, "estimate": _estimate, "metric": _metric}
+    card = job.method.card
+    start = perf_counter()
+    try:
+        result = work[card.decorator](model, job)
+    except (IronglassError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise MethodFailed(f"{card.name} failed: {type(error).__name__}: {error}") from error
+    return replace(result, cost=replace(result.cost, seconds=perf_counter() - start))
+
+
+def _attack(model: Adapter, job: Job) -> AttackResult:
+    goal, threat = cast(tuple[Goal, Threat], job.inputs)
+    ours, meter = model.session(job.x, goal=goal, max_queries=job.max_queries)
+    session = Session(model, job.x, meter, job.method.card.access)
+    before = _outputs(model, ours, job.x)
+    adversarial, partial = job.x.clone(), False
+    rows = (~goal.reached(before)).nonzero()[:, 0]
+    if len(rows):
+        x, limits = job.x[rows], threat.take(rows)
+        try:
+            found = job.method.raw(session.take(rows), x, goal.take(rows), limits, **job.options)
+        except BudgetExceeded:
+            found, partial = meter.best[rows], True
+        adversarial[rows] = lp.project(_like(found, x, job), x, limits, model.bounds)
+    after = before.clone()
+    if len(rows):
+        after[rows] = model.outputs(adversarial[rows]).to(after.dtype)
+    return AttackResult(
+        x=job.x,
+        method=job.method.card.name,
+        options=job.options,
+        cost=meter.cost,
+        partial=partial,
+        adversarial=adversarial,
+        success=goal.reached(after),
+        distance=lp.norm(adversarial - job.x, threat.norm),
+        queries=meter.queries,
+        first_success=meter.first_success,
+        before=before,
+        after=after,
+        goal=goal.labels,
+        targeted=goal.targeted,
+        threat=threat,
+        seed=job.options.get("seed"),
+    )
+
+
+def _outputs(model: Adapter, session: Session, x: Tensor) -> Tensor:
+    """The first query of every attack: is the goal reached already? Charged like any other."""
+    if model.access == "labels":
+        return torch.nn.functional.one_hot(session.labels(x), model.classes).to(x.dtype)
+    return session.scores(x)
+
+
+def _explain(model: Adapter, job: Job) -> Attribution:
+    (target,) = job.inputs
+    session, meter = model.session(job.x, job.method.card.access, None, job.max_queries)
+    found = job.method.raw(session, job.x, target, **job.options)
+    found = found if isinstance(found, Map) else Map(found)
+    values = found.values
+    if len(values) != len(job.x) or not bool(values.isfinite().all()):
+        raise MethodFailed(f"{job.method.card.name} returned a map of shape {tuple(values.shape)}, or one not finite")
+    return Attribution(
+        x=job.x,
+        method=job.method.card.name,
+        options=job.options,
+        cost=meter.cost,
+        values=values.to(job.x.dtype),
+        target=target,
+        error=found.error,
+        seed=job.options.get("seed"),
+    )
+
+
+def _certify(model: Adapter, job: Job) -> Certificate:
+    y, threat = job.inputs
+    session, meter = model.session(job.x, job.method.card.access, None, job.max_queries)
+    margin = job.method.raw(session, job.x, y, threat, **job.options)
+    proven = margin.isfinite() & (margin > 0)
+    return Certificate(
+        x=job.x,
+        method=job.method.card.name,
+        options=job.options,
+        cost=meter.cost,
+        verified=proven,
+        margin=margin,
+        y=y,
+        threat=threat,
+    )
+
+
+def _estimate(model: Adapter, job: Job) -> Estimate:
+    y, threat = job.inputs
+    session, meter = model.session(job.x, job.method.card.access, None, job.max_queries)
+    radius, quality = job.method.raw(session, job.x, y, threat, **job.options)
+    return Estimate(
+        x=job.x,
+        method=job.method.card.name,
+        options=job.options,
+        cost=meter.cost,
+        radius=radius,
+        quality=quality,
+        y=y,
+        threat=threat,
+        seed=job.options.get("seed"),
+    )
+
+
+def _metric(model: Adapter, job: Job) -> Score:
+    (attribution,) = job.inputs
+    session, meter = model.session(job.x, job.method.card.access, None, job.max_queries)
+    score = cast(Score, job.method.raw(session, attribution, **job.options))
+    return replace(score, cost=meter.cost, options=job.options)
+
+
+def _like(found: Tensor, x: Tensor, job: Job) -> Tensor:
+    name = job.method.card.name
+    if found.shape != x.shape or found.dtype != x.dtype:
+        given, wanted = (f"{tuple(t.shape)} {t.dtype}" for t in (found, x))
+        raise MethodFailed(f"{name} returned {given} for samples {wanted}")
+    if not bool(found.isfinite().all()):
+        raise MethodFailed(f"{name} returned samples that are not finite")
+    return found.detach()
+
+
+def inputs_of(method: Method[Any], model: Adapter, x: Tensor, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns what the method takes beside the samples, checked and in one form.
+
+    A plain label tensor becomes ``Avoid``, no target becomes the decision, a mask gets its batch dimension.
+    """
+    card = method.card
+    if card.decorator == "metric":
+        return args
+    if card.decorator == "explain":
+        (target,) = args or (None,)
+        if target is None:
+            return (model.labels(x),)
+        return (torch.full((len(x),), target, device=x.device) if isinstance(target, int) else target,)
+    aim, threat = args
+    if threat.norm not in card.norms:
+        raise InputError(
+            f"{card.name} works in {', '.join(card.norms)}, not in {threat.norm}", f"ironglass show {card.name}"
+        )
+    if threat.mask is not None:
+        mask = (threat.mask != 0).to(x.device)
+        threat = replace(threat, mask=mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape))
+    if isinstance(aim, Goal) and aim.targeted and not card.targeted:
+        raise InputError(f"{card.name} takes no target", "give the true labels, or choose a targeted attack")
+    return aim, threat

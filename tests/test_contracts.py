@@ -1,0 +1,218 @@
+"""What every method of the catalogue must keep, whatever it is: a new method is tested here by existing."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ironglass.core.catalogue import LADDER, Card, catalogue
+from ironglass.core.errors import AccessError, IronglassWarning, MethodFailed
+from ironglass.core.method import Method, get
+from ironglass.core.values import AttackResult, Attribution, Avoid, Reach, Result, Threat
+from ironglass.models.adapter import wrap
+from ironglass.ops import lp
+from ironglass.run import Runner
+from ironglass.run.pools import Pool, Processes
+from ironglass.run.runner import SHARD
+from nets import images, labels_without_autograd, scores_without_autograd, small_cnn
+
+RADII = {"linf": 0.1, "l2": 0.6, "l1": 2.0, "l0": 4.0}
+CARDS = list(catalogue().values())
+ATTACKS = [(card, norm) for card in CARDS if card.decorator == "attack" for norm in card.norms]
+SMALL = {"steps": 5, "max_queries": 40, "batches": 3, "samples": 12}
+"""Options of these names are made small, so that the contracts stay quick; a method's own tests use it in earnest."""
+
+every = pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+attacks = pytest.mark.parametrize(("card", "norm"), ATTACKS, ids=[f"{card.name}-{norm}" for card, norm in ATTACKS])
+randoms = pytest.mark.parametrize("card", [card for card in CARDS if card.random], ids=lambda card: card.name)
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the network is in train mode", category=IronglassWarning)
+        yield
+
+
+def options(card: Card) -> dict[str, Any]:
+    return {option.name: SMALL[option.name] for option in card.options if option.name in SMALL}
+
+
+def call(card: Card, model: Any, x: Tensor, *, norm: str | None = None, seed: int = 0, **more: Any) -> Result:
+    """Calls any method with what its kind takes; labels are drawn from the samples themselves."""
+    method: Method[Any] = get(card.name)
+    given = options(card) | ({"seed": seed} if card.random else {}) | more
+    runner = model if isinstance(model, Runner) else Runner(model)
+    y = (x.flatten(1).sum(1) * 7).long() % 5
+    threat = Threat(norm or (card.norms or ("l2",))[0], RADII[norm or (card.norms or ("l2",))[0]])  # type: ignore[arg-type]
+    if card.decorator in ("attack", "certify", "estimate"):
+        return runner(method, x, y, threat, **given)
+    if card.decorator == "explain":
+        return runner(method, x, y, **given)
+    return runner(method, Runner(runner.model)(get("saliency"), x, y), **given)
+
+
+def tensors(result: Result) -> dict[str, Tensor]:
+    return {name: value for name in result.__slots__ if isinstance(value := getattr(result, name), Tensor)} | {
+        "x": result.x
+    }
+
+
+def same(first: Result, second: Result) -> bool:
+    a, b = tensors(first), tensors(second)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@attacks
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_attack_stays_inside_and_keeps_the_input(card: Card, norm: str, dtype: torch.dtype) -> None:
+    x = images(12, dtype=dtype)
+    kept = x.clone()
+    result = call(card, small_cnn(dtype=dtype), x, norm=norm)
+    assert isinstance(result, AttackResult)
+    assert torch.equal(x, kept)
+    assert result.adversarial.dtype == dtype
+    assert bool(((result.adversarial >= 0) & (result.adversarial <= 1)).all())
+    distance = lp.norm(result.adversarial.double() - x.double(), norm)  # type: ignore[arg-type]
+    assert float(distance.max()) <= RADII[norm] * (1 + 1e-6)
+    assert bool((result.queries >= 1).all())
+    assert torch.equal(result.success, Avoid(result.goal).reached(result.after))
+
+
+@attacks
+def test_an_attack_of_no_size_changes_nothing(card: Card, norm: str) -> None:
+    x = images(4)
+    result = Runner(small_cnn())(get(card.name), x, torch.arange(4), Threat(norm, 0.0), **options(card))  # type: ignore[arg-type]
+    assert isinstance(result, AttackResult)
+    assert torch.equal(result.adversarial, x)
+
+
+@attacks
+def test_an_attack_changes_nothing_outside_its_mask(card: Card, norm: str) -> None:
+    x, mask = images(6), torch.zeros(1, 8, 8, dtype=torch.bool)
+    mask[:, 2:6, 1:7] = True
+    threat = Threat(norm, RADII[norm], mask)  # type: ignore[arg-type]
+    result = Runner(small_cnn())(get(card.name), x, torch.arange(6) % 5, threat, **options(card))
+    assert isinstance(result, AttackResult)
+    assert torch.equal(torch.where(mask, x, result.adversarial), x)
+
+
+@attacks
+def test_a_targeted_attack_succeeds_only_at_its_target(card: Card, norm: str) -> None:
+    if not card.targeted:
+        pytest.skip(f"{card.name} takes no target")
+    x, goal = images(8), Reach(torch.arange(8) % 5)
+    result = Runner(small_cnn())(get(card.name), x, goal, Threat(norm, RADII[norm]), **options(card))  # type: ignore[arg-type]
+    assert isinstance(result, AttackResult)
+    assert torch.equal(result.success, result.after.argmax(1) == goal.labels)
+
+
+@every
+def test_a_network_is_left_as_it_was_also_after_an_exception(card: Card) -> None:
+    net = small_cnn()
+    assert net.training
+    net.conv.weight.grad = torch.ones_like(net.conv.weight)
+    net.head.bias.requires_grad_(False)
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    torch.manual_seed(11), random.seed(12), np.random.seed(13)  # noqa: NPY002 - the legacy generator is what we watch
+    before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes())  # type: ignore[union-attr]  # noqa: NPY002
+
+    call(card, net, images(5))
+    with pytest.raises((MethodFailed, RuntimeError, ValueError)):
+        call(card, _Failing(net), images(5))
+
+    after = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes())  # type: ignore[union-attr]  # noqa: NPY002
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+    assert all(module.training for module in net.modules())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+    assert [p.requires_grad for p in net.parameters()] == [True] * 5 + [False]
+    assert torch.equal(net.conv.weight.grad, torch.ones_like(net.conv.weight))
+    assert [n for n, p in net.named_parameters() if p.grad is not None] == ["conv.weight"]
+    assert not any(module._forward_hooks or module._backward_hooks for module in net.modules())
+
+
+class _Failing(torch.nn.Module):
+    """Runs for the probe, then raises."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 2:
+            raise ValueError("out of order")
+        return self.net(x)
+
+
+@randoms
+def test_another_seed_is_another_answer_and_the_same_seed_the_same(card: Card) -> None:
+    net, x = small_cnn(), images(6)
+    assert same(call(card, net, x, seed=3), call(card, net, x, seed=3))
+
+
+@every
+def test_a_sample_does_not_depend_on_its_batch_or_its_order(card: Card) -> None:
+    net, x = small_cnn(dtype=torch.float64), images(9, dtype=torch.float64)
+    order = torch.tensor([7, 2, 5, 0])
+    whole, some = tensors(call(card, net, x)), tensors(call(card, net, x[order]))
+    for name, tensor in whole.items():
+        expected = tensor[order]
+        assert torch.allclose(expected.double(), some[name].double(), rtol=1e-6, atol=1e-9), name
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Pool]:
+    with Processes(2) as pool:
+        yield pool
+
+
+@every
+def test_two_workers_give_the_same_bits_as_one(card: Card, workers: Pool) -> None:
+    model, x = wrap(small_cnn().eval()), images(SHARD + 20)
+    assert same(call(card, model, x), call(card, Runner(model, pool=workers), x))
+
+
+@every
+def test_a_method_asks_no_more_than_its_card_says(card: Card) -> None:
+    x = images(4)
+    if card.access == "labels":
+        call(card, wrap(labels_without_autograd, classes=5), x)
+    if card.access in ("labels", "scores") and card.decorator != "metric":
+        call(card, scores_without_autograd, x)
+    if card.decorator == "metric":
+        net = small_cnn()
+        attribution = Runner(net)(get("saliency"), x, torch.zeros(4, dtype=torch.long))
+        assert isinstance(attribution, Attribution)
+        Runner(wrap(net, access=card.access))(get(card.name), attribution, **options(card))  # type: ignore[arg-type]
+        return
+    rung = LADDER.index(card.access)
+    call(card, wrap(small_cnn(), access=card.access), x)  # type: ignore[arg-type]
+    if rung > 0:
+        with pytest.raises(AccessError, match="needs"):
+            call(card, wrap(small_cnn(), access=LADDER[rung - 1]), x)  # type: ignore[arg-type]
+
+
+@attacks
+def test_a_budget_is_never_exceeded_and_its_end_is_no_error(card: Card, norm: str) -> None:
+    x = images(5)
+    y = small_cnn().eval()(x).argmax(1)
+    runner = Runner(small_cnn(), max_queries=3)
+    result = runner(get(card.name), x, y, Threat(norm, RADII[norm]), **options(card))  # type: ignore[arg-type]
+    assert isinstance(result, AttackResult)
+    assert int(result.queries.max()) <= 3
+
+
+@every
+def test_an_unknown_option_is_an_error_that_names_the_nearest(card: Card) -> None:
+    if card.options:
+        name = card.options[0].name
+        with pytest.raises(ValueError, match=f"no option '{name}x'"):
+            call(card, small_cnn(), images(2), **{f"{name}x": 1})
