@@ -1,0 +1,179 @@
+"""Gathering: runs the plan's steps through the runner, keeps what came of each, and stops where a budget says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ironglass.core.errors import AccessError, InputError, MethodFailed
+from ironglass.core.findings import Limit
+from ironglass.core.method import get
+from ironglass.core.values import AttackResult, Attribution, Avoid, Certificate, Estimate, Score, Threat
+from ironglass.run import Runner
+
+from .planning import Plan, Step
+
+
+@dataclass(slots=True)
+class Evidence:
+    """All results of an audit, by method; a curve's part is the samples tried at one radius, and what came of them."""
+
+    x: Tensor
+    y: Tensor
+    outputs: Tensor
+    attacks: dict[str, AttackResult] = field(default_factory=dict)
+    curve: list[tuple[Tensor, AttackResult]] = field(default_factory=list)
+    control: list[AttackResult] = field(default_factory=list)
+    certificates: dict[str, Certificate] = field(default_factory=dict)
+    estimates: dict[str, Estimate] = field(default_factory=dict)
+    explained: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    attributions: dict[str, Attribution] = field(default_factory=dict)
+    scores: dict[tuple[str, str], Score] = field(default_factory=dict)
+    limits: list[Limit] = field(default_factory=list)
+    out_of_time: bool = False
+    interrupted: bool = False
+
+    @property
+    def labels(self) -> Tensor:
+        """The model's decisions ``(N,)``."""
+        return self.outputs.argmax(1)
+
+    @property
+    def correct(self) -> Tensor:
+        """Whether the model decides as the samples are labelled ``(N,)``."""
+        return self.labels == self.y
+
+    @property
+    def survives(self) -> Tensor:
+        """Whether a sample is right and no attack breaks it ``(N,)``: the worst case a sample."""
+        alive = self.correct.clone()
+        for result in self.attacks.values():
+            alive &= ~result.success
+        return alive
+
+
+class _OutOfTime(Exception):
+    """The audit's time is spent."""
+
+
+class Gatherer:
+    """Runs a plan.
+
+    Args:
+        runner: of the model.
+        plan: what to do.
+        x: samples.
+        y: their labels.
+        seconds: time budget; None for none. It is looked at between methods, not inside one.
+        tick: told ``(what, done, in all)`` before each step.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        plan: Plan,
+        x: Tensor,
+        y: Tensor,
+        seconds: float | None = None,
+        tick: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        self._runner, self._plan, self._tick = runner, plan, tick
+        self._deadline = None if seconds is None else monotonic() + seconds
+        self._done, self._total = 0, len(plan.steps) + (2 * len(plan.radii) if plan.curve else 0)
+        self.evidence = Evidence(x, y, runner.model.outputs(x), limits=list(plan.limits))
+
+    def gather(self) -> Evidence:
+        """Runs every step. A method that fails is noted and the rest goes on.
+
+        Raises:
+            MethodFailed: if something is proven and broken at once, for then we have a bug.
+        """
+        found, threat = self.evidence, self._plan.threat
+        try:
+            for step in self._plan.of("attack"):
+                self._keep(found.attacks, step.name, step, found.x, Avoid(found.y), threat)
+            self._curves()
+            for step in self._plan.of("certify"):
+                self._keep(found.certificates, step.name, step, found.x, found.y, threat)
+            for step in self._plan.of("estimate"):
+                self._keep(found.estimates, step.name, step, found.x, found.y, threat)
+            self._contradiction()
+            self._explain()
+        except _OutOfTime:
+            found.out_of_time = True
+            self._note("The rest of the plan", "the time budget is spent")
+        except KeyboardInterrupt:
+            found.interrupted = True
+            self._note("The rest of the plan", "interrupted; the same command takes it up again")
+        return found
+
+    def _keep(self, kept: dict[Any, Any], key: object, step: Step, *args: Any) -> None:
+        """Runs one step and keeps its result, or notes why there is none."""
+        if self._tick is not None:
+            self._tick(step.title, self._done, self._total)
+        self._done += 1
+        if self._deadline is not None and monotonic() > self._deadline:
+            raise _OutOfTime
+        try:
+            kept[key] = self._runner(get(step.name), *args, **step.options)
+        except (AccessError, InputError) as error:
+            self._note(step.title, f"refused: {error.message}")
+        except MethodFailed as error:
+            self._note(step.title, error.message, failed=True)
+
+    def _note(self, what: str, why: str, failed: bool = False) -> None:
+        self.evidence.limits.append(Limit(what=what, why=why, failed=failed))
+
+    def _curves(self) -> None:
+        """Draws accuracy against eps: what a smaller radius breaks, a larger one breaks too, and is not tried again."""
+        plan, found = self._plan, self.evidence
+        steps = {step.name: step for step in plan.of("attack")}
+        if plan.curve is None:
+            return
+        right = found.correct.nonzero()[:, 0]
+        alive = right
+        for radius in plan.radii:
+            threat = Threat(plan.threat.norm, radius)
+            part: dict[str, AttackResult] = {}
+            for name, rows in ((plan.curve, alive), (plan.suite.control, right)):
+                if name in steps and len(rows):
+                    self._keep(part, name, steps[name], found.x[rows], Avoid(found.y[rows]), threat)
+            if plan.curve in part:
+                found.curve.append((alive, part[plan.curve]))
+                alive = alive[~part[plan.curve].success]
+            if plan.suite.control in part:
+                found.control.append(part[plan.suite.control])
+
+    def _contradiction(self) -> None:
+        for name, certificate in self.evidence.certificates.items():
+            for attack, result in self.evidence.attacks.items():
+                both = (certificate.verified & result.success & self.evidence.correct).nonzero()[:, 0].tolist()
+                if both:
+                    raise MethodFailed(
+                        f"{name} proves samples {both[:5]} safe and {attack} breaks them: one of the two is wrong, "
+                        "and that is a bug of Ironglass",
+                        "please report it with this model and these samples; trust neither result",
+                    )
+
+    def _explain(self) -> None:
+        """Explains the worst and the best cases, and tests the explanations."""
+        found = self.evidence
+        explains = self._plan.of("explain")
+        if not explains:
+            return
+        confidence = found.outputs.softmax(1).gather(1, found.y[:, None])[:, 0]
+        order = confidence.argsort(stable=True).tolist()
+        half = explains[0].samples
+        ends = [order[i // 2] if i % 2 == 0 else order[-1 - i // 2] for i in range(len(order))]
+        found.explained = torch.tensor(sorted(ends[:half]), dtype=torch.long)
+        x = found.x[found.explained]
+        for step in explains:
+            self._keep(found.attributions, step.name, step, x, None)
+        for step in self._plan.of("metric"):
+            for name, attribution in list(found.attributions.items()):
+                self._keep(found.scores, (step.name, name), step, attribution)

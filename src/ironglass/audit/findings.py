@@ -1,0 +1,149 @@
+"""Judging: turns evidence into findings, each one measured fact with an interval, a level and a fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from ironglass.core.catalogue import LADDER, catalogue
+from ironglass.core.findings import SEVERITIES, Finding
+from ironglass.core.statistics import wilson
+
+from .evidence import Evidence
+from .planning import Plan
+
+FIXES = {
+    "accuracy": "Look at what it gets wrong: check labels, preprocessing, and whether it was trained for such data.",
+    "robust_accuracy": "Train against this threat (adversarial training), or state in the model's documentation that "
+    "inputs must be trusted.",
+    "noise": "Train with noise or augmentation: this weakness needs no adversary.",
+    "scores_alone": "Limit and log queries, return labels instead of scores; and train against the threat.",
+    "proven": "Train for provability (interval or CROWN-IBP training), take a smaller radius, or use tighter bounds.",
+    "sanity": "Do not use this map to argue about the model; use one that passes.",
+    "completeness": "Read this map as a ranking at most, or lower the tolerance of the method.",
+}
+
+
+def judge(found: Evidence, plan: Plan) -> tuple[Finding, ...]:
+    """Returns the findings, worst first; within a level in the order of the report."""
+    findings = [*_accuracy(found, plan), *_robustness(found, plan), *_proofs(found, plan), *_explanations(found, plan)]
+    return tuple(sorted(findings, key=lambda finding: -SEVERITIES.index(finding.severity)))
+
+
+def _share(
+    rule: str, section: str, kept: int, total: int, verdict: str, plan: Plan, method: str, level: str = ""
+) -> Finding:
+    """Makes a finding of a share of samples, with Wilson's interval."""
+    value = kept / total
+    low, high = wilson(kept, total)
+    severity, threshold = plan.suite.level(level or rule, value)
+    fine = severity == "ok"
+    return Finding(
+        rule=rule,
+        severity=severity,
+        verdict=verdict,
+        fix="" if fine else FIXES[level or rule],
+        section=section,
+        value=value,
+        low=low,
+        high=high,
+        unit="share",
+        better="higher",
+        threshold=threshold,
+        method=method,
+        samples=total,
+    )
+
+
+def _accuracy(found: Evidence, plan: Plan) -> Iterator[Finding]:
+    right, total = int(found.correct.sum()), len(found.y)
+    verdict = f"The model labels {right} of {total} samples as given"
+    yield _share("accuracy", "model", right, total, verdict, plan, "clean")
+
+
+def radius(eps: float) -> str:
+    """Returns a radius as people write it: ``4/255`` where it is one, else four digits."""
+    levels = eps * 255
+    return f"{levels:.0f}/255" if abs(levels - round(levels)) < 1e-9 and 1 <= levels <= 255 else f"{eps:.4g}"
+
+
+def size(plan: Plan) -> str:
+    """Returns the threat in words a reader can check."""
+    words = {
+        "linf": "a change of at most {} a value",
+        "l2": "a change of Euclidean length {}",
+        "l1": "changes that sum to {}",
+    }
+    return words[plan.threat.norm].format(radius(plan.threat.eps))
+
+
+def _robustness(found: Evidence, plan: Plan) -> Iterator[Finding]:
+    right = int(found.correct.sum())
+    if not right or not found.attacks:
+        return
+    control = plan.suite.control
+    real = {name: result for name, result in found.attacks.items() if name != control}
+    if real:
+        alive = int(found.survives.sum())
+        best = max(real, key=lambda name: int((real[name].success & found.correct).sum()))
+        verdict = f"With {size(plan)}, {right - alive} of {right} correct answers break"
+        yield _share("robust_accuracy", "break", alive, right, verdict, plan, best)
+    if control in found.attacks:
+        alive = int((found.correct & ~found.attacks[control].success).sum())
+        verdict = f"Random noise of the same size breaks {right - alive} of {right} correct answers"
+        yield _share("noise", "break", alive, right, verdict, plan, control)
+    blind = [name for name in real if not _sees_gradients(name)]
+    if blind:
+        broken = found.correct & _any([real[name].success for name in blind])
+        alive = right - int(broken.sum())
+        least = _median([queries_of(found, name)[broken] for name in blind])
+        after = f" after a median of {least:,.0f} queries" if int(broken.sum()) else ""
+        verdict = f"Without gradients, {right - alive} of {right} correct answers break{after}"
+        yield _share("scores_alone", "rights", alive, right, verdict, plan, ", ".join(blind))
+
+
+def _sees_gradients(name: str) -> bool:
+    card = catalogue().get(name)
+    return card is None or LADDER.index(card.access) > LADDER.index("scores")
+
+
+def queries_of(found: Evidence, name: str) -> Tensor:
+    """Returns the queries a sample took until its first success, or all it made where there was none ``(N,)``."""
+    result = found.attacks[name]
+    return result.first_success.where(result.first_success >= 0, result.queries).double()
+
+
+def _any(parts: list[Tensor]) -> Tensor:
+    whole = parts[0].clone()
+    for part in parts[1:]:
+        whole |= part
+    return whole
+
+
+def _median(parts: list[Tensor]) -> float:
+    least = parts[0]
+    for part in parts[1:]:
+        least = least.minimum(part)
+    return float(least.median()) if len(least) else 0.0
+
+
+def _proofs(found: Evidence, plan: Plan) -> Iterator[Finding]:
+    if not found.certificates:
+        return
+    proven = int(_any([certificate.verified for certificate in found.certificates.values()]).sum())
+    total = len(found.y)
+    verdict = f"{proven} of {total} samples are proven to keep their label under {size(plan)}"
+    yield _share("proven", "proof", proven, total, verdict, plan, ", ".join(found.certificates))
+
+
+def _explanations(found: Evidence, plan: Plan) -> Iterator[Finding]:
+    for (metric, name), score in found.scores.items():
+        passed, total = int(score.passed.sum()), len(score.passed)
+        title = catalogue()[name].title
+        if metric == "parameter_randomization":
+            verdict = f"{title}: the map depends on the model's weights for {passed} of {total} samples"
+            yield _share(f"sanity.{name}", "look", passed, total, verdict, plan, metric, level="sanity")
+        elif metric == "completeness" and found.attributions[name].error is not None:
+            verdict = f"{title}: the map adds up to the change of the output for {passed} of {total} samples"
+            yield _share(f"completeness.{name}", "look", passed, total, verdict, plan, metric, level="completeness")

@@ -1,0 +1,130 @@
+"""The plan: which methods of the catalogue fit this model, this data and this suite, and what they will cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ironglass.core.catalogue import LADDER, Card, catalogue, find
+from ironglass.core.config import Config
+from ironglass.core.findings import Limit
+from ironglass.core.values import Norm, Threat
+from ironglass.models.adapter import Adapter
+
+from .suite import Suite, read_suite
+
+DOMAINS = {4: "image", 3: "sequence", 2: "table"}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One method of the plan: its options, on how many samples, and the passes expected a sample."""
+
+    card: Card
+    options: Mapping[str, Any]
+    samples: int
+    passes: float
+    why: str
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.card.name
+
+    @property
+    def title(self) -> str:
+        """The method's title."""
+        return self.card.title
+
+    @property
+    def family(self) -> str:
+        """The method's family."""
+        return self.card.family
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an audit will do, in order, and what it will not, with the reason."""
+
+    suite: Suite
+    threat: Threat
+    steps: tuple[Step, ...]
+    limits: tuple[Limit, ...]
+    curve: str | None
+    radii: tuple[float, ...]
+
+    @property
+    def passes(self) -> float:
+        """Passes expected in all, forward and backward, at most."""
+        return sum(step.passes * step.samples for step in self.steps)
+
+    def of(self, decorator: str) -> list[Step]:
+        """Returns the steps of one kind."""
+        return [step for step in self.steps if step.card.decorator == decorator]
+
+
+def default_eps(norm: Norm, x: Tensor, span: float) -> float:
+    r"""Returns a usual radius: 4/255 of the range a value for pictures, 0.05 for others, and its like in l2 and l1.
+
+    In l2 it is half of :math:`\varepsilon_\infty \sqrt d`, in l1 a tenth of :math:`\varepsilon_\infty d`.
+    """
+    each = span * (4 / 255 if x.ndim == 4 and x.shape[-1] >= 16 else 0.05)
+    size = x[0].numel()
+    return {"linf": each, "l2": each * math.sqrt(size) / 2, "l1": each * size / 10, "l0": float(max(1, size // 100))}[
+        norm
+    ]
+
+
+def make_plan(model: Adapter, x: Tensor, config: Config) -> Plan:
+    """Returns the plan for a model that has seen its data.
+
+    Args:
+        model: probed, so that its access and classes are known.
+        x: the samples.
+        config: norm, radius, suite, and which methods to run or to leave out.
+
+    Raises:
+        InputError: if a method that was asked for does not exist.
+    """
+    suite = read_suite(config.suite)
+    threat = Threat(config.norm, config.eps or default_eps(config.norm, x, model.bounds.span))
+    for name in (*config.only, *config.skip, *config.options):
+        find(name)
+    steps, limits = [], []
+    for card in catalogue().values():
+        options = dict(suite.options.get(card.name, {})) | dict(config.options.get(card.name, {}))
+        if card.random:
+            options["seed"] = config.seed
+        options = card.filled(options)
+        why = _why_not(card, options, model, x, suite, config)
+        if why:
+            limits.append(Limit(what=card.title, why=why))
+            continue
+        explained = card.decorator in ("explain", "metric")
+        samples = min(len(x), suite.explained) if explained else len(x)
+        what = f"needs {card.access}" + (f", works in {threat.norm}" if card.norms else "")
+        steps.append(Step(card, options, samples, card.passes(model.classes, options), what))
+    chosen = {step.name for step in steps}
+    curve = next((name for name in suite.curve if name in chosen), None)
+    radii = tuple(ratio * threat.eps for ratio in suite.radii)
+    return Plan(suite, threat, tuple(steps), tuple(limits), curve, radii)
+
+
+def _why_not(card: Card, options: Mapping[str, Any], model: Adapter, x: Tensor, suite: Suite, config: Config) -> str:
+    """Returns why a method is not part of the plan, or nothing."""
+    if (config.only and card.name not in config.only) or card.name in config.skip:
+        return "left out on request"
+    if LADDER.index(card.access) > LADDER.index(model.access):
+        return f"needs {card.access}, the model gives {model.access}"
+    if card.norms and config.norm not in card.norms:
+        return f"works in {', '.join(card.norms)}, the threat is in {config.norm}"
+    if card.inputs and DOMAINS.get(x.ndim) not in card.inputs:
+        return f"is for {', '.join(card.inputs)} inputs"
+    passes = card.passes(model.classes, options)
+    if passes > suite.max_passes and card.name not in config.only:
+        return f"expects {passes:,.0f} passes a sample, the {config.suite} suite allows {suite.max_passes:,.0f}"
+    return ""

@@ -1,0 +1,360 @@
+"""The sections of the report: the figures and tables that show what the findings state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ironglass.core.catalogue import catalogue
+from ironglass.core.findings import Bars, Curve, Finding, Gallery, Picture, Section, Series, Table
+from ironglass.core.statistics import wilson
+from ironglass.core.values import AttackResult
+from ironglass.models.adapter import Adapter
+
+from . import pictures
+from .evidence import Evidence
+from .findings import queries_of, radius, size
+from .planning import Plan
+
+BUDGETS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
+
+
+class Writer:
+    """Writes the sections of one audit.
+
+    Args:
+        model: for names, bounds and units.
+        found: the evidence.
+        plan: what was done.
+        findings: whose sentences head the sections.
+        ids: the samples' names.
+    """
+
+    def __init__(
+        self, model: Adapter, found: Evidence, plan: Plan, findings: Sequence[Finding], ids: Sequence[str]
+    ) -> None:
+        self._model, self._found, self._plan, self._findings, self._ids = model, found, plan, findings, ids
+
+    def sections(self) -> tuple[Section, ...]:
+        """Returns the sections that have something to show, in reading order."""
+        parts = (self._data(), self._break(), self._rights(), self._proof(), self._look())
+        return tuple(section for section in parts if section is not None)
+
+    def _sentence(self, section: str) -> str:
+        return ". ".join(f.verdict.rstrip(".") for f in self._findings if f.section == section) + "."
+
+    def _data(self) -> Section:
+        found, model = self._found, self._model
+        decided = found.labels
+        sure = found.outputs.softmax(1).gather(1, decided[:, None])[:, 0]
+        shown = min(len(found.y), 50)
+        rows = tuple(
+            (
+                self._ids[i],
+                model.name_of(int(found.y[i])),
+                model.name_of(int(decided[i])),
+                self._confidence(float(sure[i])),
+            )
+            for i in range(shown)
+        )
+        caption = "The samples, their labels and the model's decisions"
+        table = Table(
+            id="samples",
+            caption=caption if shown == len(found.y) else f"{caption} (the first {shown} of {len(found.y)})",
+            columns=("sample", "label", "decision", "confidence"),
+            rows=rows,
+        )
+        return Section(id="model", title="Model and data", sentence=self._sentence("model"), tables=(table,))
+
+    def _confidence(self, share: float) -> str:
+        return "—" if self._model.access == "labels" else f"{share:.1%}"
+
+    def _break(self) -> Section | None:
+        found = self._found
+        if not found.attacks or not bool(found.correct.any()):
+            return None
+        curve, gallery = self._accuracy_curve(), self._panda()
+        return Section(
+            id="break",
+            title="How hard is it to break?",
+            sentence=self._sentence("break"),
+            curves=(curve,) if curve else (),
+            galleries=(gallery,) if gallery else (),
+            tables=(self._attack_table(),),
+        )
+
+    def _accuracy_curve(self) -> Curve | None:
+        """Accuracy among all samples against the radius: the attack, and random noise as the control."""
+        found, plan = self._found, self._plan
+        if not found.curve:
+            return None
+        total, right = len(found.y), int(found.correct.sum())
+        alive = [int((~result.success).sum()) for _, result in found.curve]
+        radii = [result.threat.eps for _, result in found.curve]
+        lines = [
+            _line("Clean", (plan.radii[0], plan.radii[-1]), (right, right), total, "clean"),
+            _line(catalogue()[plan.curve or ""].title, radii, alive, total, "attack"),
+        ]
+        if found.control:
+            control = [int((~result.success).sum()) for result in found.control]
+            radii = [result.threat.eps for result in found.control]
+            lines.append(_line(catalogue()[plan.suite.control].title, radii, control, total, "control"))
+        if found.certificates:
+            proven = max(int(certificate.verified.sum()) for certificate in found.certificates.values())
+            lines.append(_line("Proven", (plan.threat.eps,), (proven,), total, "proof"))
+        return Curve(
+            id="accuracy",
+            caption="Accuracy against the size of the change, with 95 % intervals",
+            x_label=f"eps ({plan.threat.norm}, input units)",
+            y_label="accuracy",
+            series=tuple(lines),
+            log_x=True,
+        )
+
+    def _attack_table(self) -> Table:
+        found = self._found
+        rows = []
+        for name, result in found.attacks.items():
+            broken, right = int((result.success & found.correct).sum()), int(found.correct.sum())
+            low, high = wilson(broken, right)
+            count = len(result)
+            rows.append(
+                (
+                    catalogue()[name].title,
+                    catalogue()[name].access,
+                    f"{broken} of {right}",
+                    f"{low:.0%} to {high:.0%}",
+                    f"{result.cost.forward / count:,.0f}",
+                    f"{result.cost.backward / count:,.0f}",
+                    f"{result.cost.seconds:.1f}",
+                )
+            )
+        return Table(
+            id="attacks",
+            caption=f"Each attack under {size(self._plan)}",
+            columns=("attack", "needs", "broken", "95 % interval", "forward / sample", "backward / sample", "seconds"),
+            rows=tuple(rows),
+        )
+
+    def _panda(self) -> Gallery | None:
+        """The original, the change magnified, and the result, at the smallest radius that broke the sample."""
+        found, model = self._found, self._model
+        if not pictures.drawable(found.x):
+            return None
+        cases = self._broken()
+        if not cases:
+            return None
+        rows, heads = [], []
+        for row, result, place in cases:
+            clean, bad = result.x[place], result.adversarial[place]
+            before, after = (self._named(scores[place]) for scores in (result.before, result.after))
+            plain = pictures.photo(clean, model.bounds, f"{self._ids[row]}, decided as {before}", before)
+            noise, factor = pictures.difference(
+                bad - clean, model.bounds, f"The change to {self._ids[row]}, magnified around grey"
+            )
+            noise = Picture(data=noise.data, alt=noise.alt, line=f"× {factor:,.0f}, eps {radius(result.threat.eps)}")
+            fooled = pictures.photo(bad, model.bounds, f"{self._ids[row]} after the change, decided as {after}", after)
+            rows.append((plain, noise, fooled))
+            heads.append(self._ids[row])
+        return Gallery(
+            id="panda",
+            caption="The smallest change tried that breaks the answer: the original, the change magnified, the result",
+            columns=("original", "change, magnified", "after the change"),
+            rows=tuple(rows),
+            row_heads=tuple(heads),
+        )
+
+    def _broken(self) -> list[tuple[int, AttackResult, int]]:
+        """Returns (sample, result, row in it): the surest answers, at the smallest radius that broke them."""
+        found = self._found
+        cases: dict[int, tuple[int, AttackResult, int]] = {}
+        for rows, result in found.curve:
+            for place in result.success.nonzero()[:, 0].tolist():
+                cases.setdefault(int(rows[place]), (int(rows[place]), result, place))
+        if not cases:
+            for result in found.attacks.values():
+                for place in (result.success & found.correct).nonzero()[:, 0].tolist():
+                    cases.setdefault(place, (place, result, place))
+        sure = found.outputs.softmax(1).amax(1)
+        ranked = sorted(cases.values(), key=lambda case: (-float(sure[case[0]]), case[0]))
+        return ranked[: self._plan.suite.shown]
+
+    def _named(self, scores: Tensor) -> str:
+        label = int(scores.argmax())
+        share = float(scores.double().softmax(0)[label])
+        return self._model.name_of(label) + ("" if self._model.access == "labels" else f", {share:.0%}")
+
+    def _rights(self) -> Section | None:
+        """Success against queries, a line an attack without gradients."""
+        found = self._found
+        right = int(found.correct.sum())
+        blind = [
+            name
+            for name in found.attacks
+            if catalogue()[name].access in ("labels", "scores") and "control" not in catalogue()[name].tags
+        ]
+        if not blind or not right:
+            return None
+        lines = []
+        for name in blind:
+            result = found.attacks[name]
+            queries = queries_of(found, name)
+            most = float(result.queries.max())
+            budgets = [float(budget) for budget in BUDGETS if budget < most] + [most]
+            won = [int((result.success & found.correct & (queries <= budget)).sum()) for budget in budgets]
+            lines.append(
+                _line(f"{catalogue()[name].title} ({catalogue()[name].access})", budgets, won, right, "attack")
+            )
+        curve = Curve(
+            id="queries",
+            caption="Correct answers broken against queries a sample, with 95 % intervals",
+            x_label="queries a sample",
+            y_label="broken",
+            series=tuple(lines),
+            log_x=True,
+        )
+        return Section(id="rights", title="With fewer rights", sentence=self._sentence("rights"), curves=(curve,))
+
+    def _proof(self) -> Section | None:
+        found, plan = self._found, self._plan
+        if not found.certificates and not found.estimates:
+            return None
+        broken = ~found.survives
+        labels, values = [], []
+        for name, certificate in found.certificates.items():
+            proven = int(certificate.verified.sum())
+            lost = int((broken & ~certificate.verified).sum())
+            total = len(found.y)
+            labels.append(catalogue()[name].title)
+            values.append((proven / total, (total - proven - lost) / total, lost / total))
+        bars = Bars(
+            id="proven",
+            caption=f"Share of samples proven, open and broken under {size(plan)}",
+            labels=tuple(labels),
+            parts=("proven", "open", "broken"),
+            values=tuple(values),
+        )
+        rows = tuple(
+            (
+                catalogue()[name].title,
+                "estimate, no guarantee",
+                f"{float(estimate.radius.median()):.4g}",
+                f"{float(estimate.quality.median()):.2g}",
+            )
+            for name, estimate in found.estimates.items()
+        )
+        table = Table(
+            id="estimates",
+            caption=f"Estimated robust radius in {plan.threat.norm}, up to {radius(plan.threat.eps)}",
+            columns=("method", "kind", "median radius", "median p-value of the fit"),
+            rows=rows,
+        )
+        return Section(
+            id="proof",
+            title="What can be proven?",
+            sentence=self._sentence("proof") if found.certificates else "Nothing is proven here; estimates only.",
+            bars=(bars,) if labels else (),
+            tables=(table,) if rows else (),
+        )
+
+    def _look(self) -> Section | None:
+        found = self._found
+        if not found.attributions:
+            return None
+        return Section(
+            id="look",
+            title="What does it look at?",
+            sentence=self._sentence("look") if any(f.section == "look" for f in self._findings) else "The maps below.",
+            galleries=(self._maps(),) if pictures.drawable(found.x) else (),
+            tables=(self._map_table(), *(() if pictures.drawable(found.x) else (self._features(),))),
+        )
+
+    def _maps(self) -> Gallery:
+        """The explained samples beside their maps, all signed maps in one scale of colour."""
+        found, model = self._found, self._model
+        rows, heads = [], []
+        for place, row in enumerate(found.explained.tolist()):
+            decided = model.name_of(int(found.labels[row]))
+            name = self._ids[row]
+            line = f"{decided}" + ("" if bool(found.correct[row]) else f" (label: {model.name_of(int(found.y[row]))})")
+            cells = [pictures.photo(found.x[row], model.bounds, f"{name}, decided as {decided}", line)]
+            for method, attribution in found.attributions.items():
+                values = attribution.values[place]
+                signed = bool((values < 0).any())
+                total = float(values.double().sum())
+                alt = f"{catalogue()[method].title} of {name} for {decided}; the map sums to {total:.3g}"
+                cells.append(pictures.heat(values, alt, f"sum {total:.3g}", signed=signed))
+            rows.append(tuple(cells))
+            heads.append(name)
+        return Gallery(
+            id="maps",
+            caption="What speaks for the decision, by each method",
+            columns=("sample", *(catalogue()[method].title for method in found.attributions)),
+            rows=tuple(rows),
+            row_heads=tuple(heads),
+            scale="Signed maps: red speaks for the decision, blue against it, pale grey is zero. Unsigned maps: "
+            "brighter is more. Each map is scaled to its own largest values.",
+        )
+
+    def _map_table(self) -> Table:
+        found = self._found
+        rows = []
+        for name, attribution in found.attributions.items():
+            count = len(attribution)
+            cells = [catalogue()[name].title, f"{(attribution.cost.forward + attribution.cost.backward) / count:,.0f}"]
+            for metric in ("completeness", "parameter_randomization"):
+                score = found.scores.get((metric, name))
+                if score is None:
+                    cells.append("—")
+                    continue
+                last = score.values if score.values.ndim == 1 else score.values[:, -1]
+                cells.append(f"{float(last.median()):.3g} ({int(score.passed.sum())} of {count} pass)")
+            rows.append(tuple(cells))
+        return Table(
+            id="beliefs",
+            caption="Can these maps be believed? Medians over the explained samples",
+            columns=("method", "passes / sample", "completeness error", "similarity after the weights are drawn anew"),
+            rows=tuple(rows),
+        )
+
+    def _features(self) -> Table:
+        """For inputs that are no pictures: the values that count most, by the first signed method."""
+        found, model = self._found, self._model
+        name, attribution = next(iter(found.attributions.items()))
+        for other, candidate in found.attributions.items():
+            if bool((candidate.values < 0).any()):
+                name, attribution = other, candidate
+                break
+        flat = attribution.values.flatten(1)
+        rows = []
+        for place, row in enumerate(found.explained.tolist()):
+            top = flat[place].abs().topk(min(5, flat.shape[1])).indices.tolist()
+            listed = ", ".join(f"feature {i}: {float(flat[place, i]):+.3g}" for i in top)
+            rows.append((self._ids[row], model.name_of(int(found.labels[row])), listed))
+        return Table(
+            id="features",
+            caption=f"The values that count most, by {catalogue()[name].title}",
+            columns=("sample", "decision", "largest parts"),
+            rows=tuple(rows),
+        )
+
+
+def _line(label: str, x: Sequence[float], counts: Sequence[int], total: int, role: str) -> Series:
+    bounds = [wilson(count, total) for count in counts]
+    return Series(
+        label=label,
+        x=tuple(x),
+        y=tuple(count / total for count in counts),
+        low=tuple(low for low, _ in bounds),
+        high=tuple(high for _, high in bounds),
+        role=role,  # type: ignore[arg-type]
+    )
+
+
+def balance(y: Tensor) -> str:
+    """Returns how the labels spread, in words."""
+    counts = torch.bincount(y)
+    counts = counts[counts > 0]
+    return f"{len(counts)} classes present, {int(counts.min())} to {int(counts.max())} samples each"
