@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from nets import labels_without_autograd, scores_without_autograd
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from ironglass.core.errors import InputError, MethodFailed
 from ironglass.core.findings import SEVERITIES, Report
 from ironglass.core.method import get
 from ironglass.core.values import AttackResult
+from nets import labels_without_autograd, scores_without_autograd
 
 QUICK: dict[str, Any] = {
     "pgd": {"steps": 4},
@@ -216,7 +216,7 @@ def test_the_report_saves_itself_by_its_ending(report: Report, tmp_path: Path) -
     for name in ("a.html", "a.json", "a.md", "a.sarif", "a.xml"):
         report.save(tmp_path / name)
         assert (tmp_path / name).stat().st_size > 500
-    with pytest.raises(InputError, match="no report format ends in '.doc'"):
+    with pytest.raises(InputError, match=r"no report format ends in '\.doc'"):
         report.save(tmp_path / "a.doc")
     assert "srcdoc=" in report._repr_html_()
 

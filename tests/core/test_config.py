@@ -16,6 +16,12 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
     assert read_config(None, {}) == Config()
 
 
+def test_a_fraction_is_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "ironglass.toml"
+    path.write_text('[audit]\neps = "8/255"\n')
+    assert read_config(path, {}).eps == 8 / 255
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -121,6 +121,21 @@ def test_what_cannot_travel_says_so() -> None:
         Processes(0)
 
 
+def test_a_model_from_a_users_file_travels(tmp_path: Path) -> None:
+    from ironglass.models.sources import load_model
+
+    (tmp_path / "net.py").write_text(
+        "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.head = torch.nn.Linear(64, 5)\n\n"
+        "    def forward(self, x):\n        return self.head(x.flatten(1))\n\n\n"
+        "def make():\n    torch.manual_seed(0)\n    return Net().eval()\n"
+    )
+    model = load_model(f"{tmp_path / 'net.py'}:make")
+    with Processes(1) as pool:
+        there = attack(Runner(model, pool=pool))
+    assert torch.equal(there.adversarial, attack(Runner(model)).adversarial)
+
+
 def test_an_error_in_a_worker_arrives_whole() -> None:
     with Processes(1) as pool, pytest.raises(InputError, match="both must be at least 1"):
         attack(Runner(small_cnn().eval(), pool=pool), restarts=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 raise InputError(f"{name} is {value}", f"give a {name} above 0")
 
 
+def _fraction(text: str) -> float | str:
+    """Returns the number that ``8/255`` stands for, or the text where it is none."""
+    try:
+        return float(Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        return text
+
+
 def read_config(path: Path | None, flags: dict[str, Any]) -> Config:
     """Returns the options: defaults, then the file's ``[audit]`` table, then the flags that were given.
 
@@ -57,6 +66,8 @@ def read_config(path: Path | None, flags: dict[str, Any]) -> Config:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not TOML: {error}", "correct it, e.g. eps = 0.03") from error
     given = {name: value for name, value in flags.items() if value is not None}
+    if isinstance(table.get("eps"), str):
+        table["eps"] = _fraction(table["eps"])
     try:
         return msgspec.convert(table | given, Config)
     except msgspec.ValidationError as error:

@@ -52,6 +52,8 @@ def fold(graph: fx.GraphModule) -> fx.GraphModule:
         layer = _called(graph, before)
         if type(norm) not in _NORMS or norm.running_mean is None or norm.training:
             continue
+        if getattr(layer, "out_features", norm.num_features) != norm.num_features:
+            continue  # rows (n, positions, features): the norm is over positions
         if before is not None and type(layer) in _LINEAR and len(before.users) == 1:
             _call(graph, before, _normalized(layer, norm))
             _drop(graph, node, before)
@@ -173,4 +175,4 @@ def _finished(graph: fx.GraphModule) -> fx.GraphModule:
     graph.delete_all_unused_submodules()
     graph.graph.lint()
     graph.recompile()
-    return graph.requires_grad_(False)
+    return graph.eval().requires_grad_(False)

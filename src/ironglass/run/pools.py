@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol, Self
 
 import torch
 
-from ironglass.core.errors import InputError
+from ironglass.core.errors import InputError, MethodFailed
 from ironglass.core.values import Result
+from ironglass.models import python_file
 from ironglass.models.adapter import Adapter
 
 from .judge import Job, judge
@@ -86,17 +89,23 @@ class Processes:
         if self._executor is None or packed != self._packed:
             self.close()
             context = multiprocessing.get_context("spawn")
-            start = (packed, torch.get_num_threads())
+            start = (packed, torch.get_num_threads(), python_file.files())
             self._executor, self._packed = ProcessPoolExecutor(self.workers, context, _start, start), packed
-        yield from self._executor.map(_work, jobs)
+        try:
+            yield from self._executor.map(_work, jobs)
+        except BrokenProcessPool as error:
+            self._executor = None
+            raise MethodFailed("a worker process died", "use workers=1 to see why, or give it more memory") from error
 
 
 _model: Adapter | None = None
 
 
-def _start(packed: bytes, threads: int) -> None:
+def _start(packed: bytes, threads: int, files: tuple[str, ...]) -> None:
     global _model
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(threads)
+    python_file.run_files(files)
     _model = pickle.loads(packed)  # from our own parent process
 
 
