@@ -59,8 +59,10 @@ class Plan:
 
     @property
     def passes(self) -> float:
-        """Passes expected in all, forward and backward, at most."""
-        return sum(step.passes * step.samples for step in self.steps)
+        """Passes expected in all, forward and backward, at most: each step once, and the curve's at every radius."""
+        drawn = (self.curve, self.suite.control) if self.curve else ()
+        times = {name: 1 + len(self.radii) for name in drawn}
+        return sum(step.passes * step.samples * times.get(step.name, 1) for step in self.steps)
 
     def of(self, decorator: str) -> list[Step]:
         """Returns the steps of one kind."""

@@ -62,7 +62,7 @@ class Draws:
 
     def _bits(self, size: int, rows: Tensor | None) -> Tensor:
         picked = slice(None) if rows is None else rows
-        start = self._count[picked]
+        start = self._count[picked].clone()
         self._count[picked] = start + size
         counter = start[:, None] + torch.arange(1, size + 1, device=self._base.device)
         return _mix(counter.mul_(_GAMMA).add_(self._base[picked][:, None]))

@@ -14,10 +14,10 @@ from . import lp
 
 
 class Climb(NamedTuple):
-    """The best point of each sample and its loss, infinite where the goal is reached."""
+    """The best point of each sample and its logit margin to the goal, infinite where the goal is reached."""
 
     point: Tensor
-    value: Tensor
+    margin: Tensor
 
 
 def ascend(
@@ -37,7 +37,7 @@ def ascend(
         \bigl(x_t + \arg\max_{\|u\| \le \alpha} \langle \nabla L(x_t), u\rangle\bigr)
 
     A sample costs at most ``steps + 1`` forward and ``steps`` backward passes. Of a sample that never reaches the goal
-    the point of greatest loss is returned.
+    the point nearest to it is returned, by the logit margin: unlike cross-entropy it does not saturate.
 
     Args:
         model: what is attacked.
@@ -50,27 +50,28 @@ def ascend(
         start: where to start ``(N, *shape)``; ``x`` if None.
     """
     point = x.clone() if start is None else start
-    best, best_value = point.clone(), x.new_full((len(x),), -torch.inf)
+    margin_of = goal.loss("margin")
+    best, best_margin = point.clone(), x.new_full((len(x),), -torch.inf)
     active = torch.arange(len(x), device=x.device)
     for step in range(steps + 1):
         active = active[model.left(active) > 0]
         if not len(active):
             break
         here = point[active]
-        if step < steps:
-            value, grad, scores = model.value_and_grad(here, loss, active)
-        else:
+        last = step == steps
+        grad = here
+        if last:
             scores = model.scores(here, active)
-            value, grad = loss(scores, active), here
+        else:
+            _, grad, scores = model.value_and_grad(here, loss, active)
         reached = goal.reached(scores, active)
-        value = torch.where(reached, torch.inf, value.to(best_value.dtype))
-        better = value > best_value[active]
-        best[active[better]] = here[better]
-        best_value[active[better]] = value[better]
-        if step < steps:
+        margin = torch.where(reached, torch.inf, margin_of(scores, active).to(best_margin.dtype))
+        better = margin > best_margin[active]
+        best[active[better]], best_margin[active[better]] = here[better], margin[better]
+        if not last:
             on = ~reached
             active, here = active[on], here[on]
             origin, part = x[active], threat.take(active)
             moved = here + lp.stride(grad[on], here, origin, part, step_size, model.bounds)
             point[active] = lp.project(moved, origin, part, model.bounds)
-    return Climb(best, best_value)
+    return Climb(best, best_margin)

@@ -40,4 +40,4 @@ def fgsm(model: Model, x: Tensor, goal: Goal, threat: Threat, *, loss: LossName 
     if threat.eps == float("inf"):
         raise InputError("fgsm needs a finite eps", "give the length of the step, in input units")
     gradient = model.value_and_grad(x, goal.loss(loss)).grad
-    return lp.inside(x + lp.maximize(gradient, x, threat, model.bounds), x, threat, model.bounds)
+    return lp.move(x, lp.maximize(gradient, x, threat, model.bounds), threat, model.bounds)

@@ -39,7 +39,7 @@ def pgd(
     .. math:: x_{t+1} = \Pi(x_t + \arg\max_{\|u\| \le \alpha} \langle \nabla L(x_t), u \rangle)
 
     Both the step and the projection are exact within the box, in every norm. A sample leaves as soon as it is fooled;
-    of one that is not, the point of greatest loss comes back.
+    of one that is not, the point of greatest margin comes back.
 
     Args:
         steps: steps a start.
@@ -61,7 +61,7 @@ def pgd(
         raise InputError(f"steps={steps}, restarts={restarts}: both must be at least 1", "e.g. steps=40, restarts=1")
     size = 2.5 * threat.eps / steps if step_size is None else step_size
     draws = model.draws(seed) if random_start else None
-    best, best_value = x.clone(), x.new_full((len(x),), -torch.inf)
+    best, best_margin = x.clone(), x.new_full((len(x),), -torch.inf)
     active = torch.arange(len(x), device=x.device)
     for _ in range(restarts):
         origin, wish, part = x[active], goal.take(active), threat.take(active)
@@ -69,9 +69,9 @@ def pgd(
         climb = ascend(
             model.take(active), origin, wish, part, steps=steps, step_size=size, loss=wish.loss(loss), start=start
         )
-        better = climb.value > best_value[active]
-        best[active[better]], best_value[active[better]] = climb.point[better], climb.value[better]
-        active = active[climb.value < torch.inf]
+        better = climb.margin > best_margin[active]
+        best[active[better]], best_margin[active[better]] = climb.point[better], climb.margin[better]
+        active = active[climb.margin < torch.inf]
         if not len(active):
             break
     return best
