@@ -44,7 +44,7 @@ def scores_without_autograd(x: Tensor) -> Tensor:
     """A black box: linear scores, and an error for whoever asks autograd."""
     if torch.is_grad_enabled() or x.requires_grad:
         raise RuntimeError("autograd asked of a black box")
-    weight = torch.linspace(-1, 1, 64 * 5, dtype=x.dtype).sin().reshape(5, 64)
+    weight = torch.linspace(0, 900, 64 * 5, dtype=x.dtype).sin().reshape(5, 64)
     return x.flatten(1) @ weight.T * 3
 
 

@@ -113,6 +113,8 @@ def make_plan(model: Adapter, x: Tensor, config: Config) -> Plan:
     chosen = {step.name for step in steps}
     curve = next((name for name in suite.curve if name in chosen), None)
     radii = tuple(ratio * threat.eps for ratio in suite.radii)
+    if threat.norm == "linf":
+        radii = tuple(radius for radius in radii if radius < model.bounds.span) or (threat.eps,)
     return Plan(suite, threat, tuple(steps), tuple(limits), curve, radii)
 
 
