@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 .PHONY: audit test lint types layers unit slow bench docs clean
 
 audit: $(VENV)/.demo
-	$(BIN)/ironglass audit demo --data demo --out ironglass-out
+	$(BIN)/ironglass audit demo --data demo -o ironglass-out
 
 test: lint layers types unit
 
@@ -25,7 +25,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses=auto --dist=loadfile
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -68,11 +68,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "audit": "audit",
     "Runner": "run",
     "wrap": "models.adapter",
     "Adapter": "models.adapter",
-    **dict.fromkeys(("attack", "explain", "certify", "metric"), ""),
+    **dict.fromkeys(("attack", "audit", "explain", "certify", "metric"), ""),
 }
 
 

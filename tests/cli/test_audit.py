@@ -113,7 +113,9 @@ def test_a_dry_run_prints_the_plan_and_what_is_left_out(call: Call, case: Case) 
     assert [step["method"] for step in plan["steps"]] == ["fgsm", "interval"]
     assert plan["threat"] == {"norm": "linf", "eps": 0.05}
     assert any(limit["why"] == "left out on request" for limit in plan["limits"])
-    assert plan["passes"] == sum(step["passes_per_sample"] * step["samples"] for step in plan["steps"])
+    drawn = {plan["curve"]["method"]: 1 + len(plan["curve"]["radii"])}
+    cost = [step["passes_per_sample"] * step["samples"] * drawn.get(step["method"], 1) for step in plan["steps"]]
+    assert plan["passes"] == sum(cost)
     text = call(*AUDIT, "--dry-run").stdout
     assert "passes in all" in text
     assert not Path("ironglass-out").exists()

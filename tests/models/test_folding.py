@@ -84,13 +84,22 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     ),
     "padded unevenly": (
         lambda: nn.Sequential(
+            nn.ZeroPad2d((0, 2, 1, 0)), nn.Conv2d(3, 6, 3, 2, (1, 0), groups=3), nn.BatchNorm2d(6), nn.ReLU6(), *head(6)
+        ),
+        IMAGE,
+        0,
+    ),
+    "padded unevenly, dense": (
+        lambda: nn.Sequential(
             nn.ZeroPad2d((0, 2, 1, 0)), nn.Conv2d(3, 6, 3, 2, (1, 0)), nn.BatchNorm2d(6), nn.ReLU6(), *head(6)
         ),
         IMAGE,
         0,
     ),
     "cropped": (
-        lambda: nn.Sequential(nn.ZeroPad2d((-1, 2, 0, 0)), nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), *head(6)),
+        lambda: nn.Sequential(
+            nn.ZeroPad2d((-1, -1, 0, -1)), nn.Conv2d(3, 6, 3, groups=3), nn.BatchNorm2d(6), nn.ReLU(), *head(6)
+        ),
         IMAGE,
         0,
     ),
@@ -151,6 +160,11 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     ),
     "in place": (
         lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), *head(6)),
+        IMAGE,
+        0,
+    ),
+    "in place, as a statement": (
+        lambda: Lambda(lambda net, x: (y := net.conv(x), y.add_(1), y.relu_())[0].flatten(1), conv=nn.Conv2d(3, 6, 3)),
         IMAGE,
         0,
     ),
@@ -275,7 +289,7 @@ def test_fused_scores_are_the_networks(name: str) -> None:
     make, shape, _ = NETS[name]
     torch.manual_seed(0)
     net = lively(make()).eval()
-    x = torch.randn(5, *shape)
+    x = 6 * torch.randn(5, *shape)
     fast = private_copy(net, x[:2])
     assert fast is not None
     assert (fast.level, fast.why) == ("fused", "")

@@ -101,6 +101,7 @@ def _dry(screen: Screen, case: Subject, config: Config) -> int:
             for step in steps.steps
         ],
         "limits": [{"what": limit.what, "why": limit.why} for limit in steps.limits],
+        "curve": {"method": steps.curve, "radii": list(steps.radii)},
         "passes": steps.passes,
     }
     screen.show(data, _plan_lines(steps, case))

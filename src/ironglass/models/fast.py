@@ -18,7 +18,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
 """How far outputs may be from the original's, relative to the largest; networks of other types are copied as is."""
 
 LARGEST_VALUE = 20 << 20
-"""Bytes that one value inside a network may take in a pass on a CPU."""
+"""Bytes that one value inside a network may take in a pass on a CPU, for each thread."""
 
 Level = Literal["fused", "folded", "copied"]
 
@@ -79,7 +79,6 @@ def _faster(plain: nn.Module, example: Tensor, wanted: Tensor) -> FastNet:
     why = []
     try:
         graph = trace(plain)
-        _difference(graph(example), wanted)
         _difference(_gradient(graph, example), _gradient(plain, example))  # a custom backward pass is not traced
         base, level = graph, "folded"
     except Exception as error:
@@ -145,9 +144,9 @@ class _Sizes(TorchFunctionMode):
 def rows_per_pass(net: nn.Module, example: Tensor) -> int:
     """Returns how many rows to push through a network at once.
 
-    On a CPU, as many as keep the largest value under 20 MiB: small networks need many rows to hide what a call costs,
-    large ones gain little from more than a few. On a GPU, as many as half of its free memory holds with every value
-    kept for a gradient.
+    On a CPU, as many as keep the largest value under 20 MiB a thread: small networks need many rows to hide what a call
+    costs, the values of large ones should stay in the caches. On a GPU, as many as half of its free memory holds with
+    every value kept for a gradient.
 
     Args:
         net: a network in eval mode.
@@ -158,7 +157,7 @@ def rows_per_pass(net: nn.Module, example: Tensor) -> int:
         net(example[:1])
     if example.is_cuda:
         return max(1, min(512, torch.cuda.mem_get_info(example.device)[0] // (2 * sizes.total)))
-    return max(1, min(256, LARGEST_VALUE // sizes.largest))
+    return max(1, min(256, LARGEST_VALUE * torch.get_num_threads() // sizes.largest))
 
 
 def fingerprint(net: nn.Module) -> tuple[Any, ...]:

@@ -61,7 +61,7 @@ def fold(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 def fuse(graph: fx.GraphModule) -> fx.GraphModule:
-    """Makes zero padding, convolution and activation one step, in float32 on a CPU, for scores alone.
+    """Makes a convolution and its activation one step, in float32 on a CPU, for scores alone; zero padding too.
 
     Args:
         graph: the result of `fold`; it is not rewritten, and the result shares what stays the same.
@@ -77,15 +77,17 @@ def fuse(graph: fx.GraphModule) -> fx.GraphModule:
         if type(layer) is not nn.Conv2d or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             continue
         pad, margins = _called(graph, before), (0, 0, 0, 0)
-        if before is not None and type(pad) is nn.ZeroPad2d and min(pad.padding) >= 0 and layer.dilation == (1, 1):
+        depthwise = layer.groups == layer.in_channels and layer.dilation == (1, 1)  # has arithmetic to spare
+        if depthwise and before is not None and type(pad) is nn.ZeroPad2d and min(pad.padding) >= 0:
             node.replace_input_with(before, before.args[0])
+            if not before.users:
+                graph.graph.erase_node(before)
             margins = pad.padding
         after = next(iter(node.users)) if len(node.users) == 1 else None
         name, limits = _activation(graph, after)
         if after is not None and name != "none":
             _drop(graph, after, node)
         _call(graph, node, Convolution(layer, margins, name, limits))
-    graph.graph.eliminate_dead_code()
     return _finished(graph)
 
 

@@ -25,7 +25,8 @@ def norm(delta: Tensor, name: Norm) -> Tensor:
     if name == "linf":
         return flat.abs().amax(1)
     if name == "l2":
-        return torch.linalg.vector_norm(flat, dim=1)
+        size: Tensor = torch.linalg.vector_norm(flat, dim=1)
+        return size
     if name == "l1":
         return flat.abs().sum(1)
     return (flat != 0).sum(1).to(delta.dtype)
@@ -61,7 +62,17 @@ def project(x: Tensor, origin: Tensor, threat: Threat, bounds: Bounds) -> Tensor
         limit = room(delta, origin, bounds, threat.mask).flatten(1)
         shrink = {"l2": _shrink_l2, "l1": _shrink_l1, "l0": _shrink_l0}[threat.norm]
         delta = shrink(size, limit, threat.eps).reshape_as(delta) * delta.sign()
-    return inside(origin + delta, origin, threat, bounds)
+    return move(origin, delta, threat, bounds)
+
+
+def move(origin: Tensor, delta: Tensor, threat: Threat, bounds: Bounds) -> Tensor:
+    """Returns ``origin + delta`` within bounds and mask, rounded towards ``origin``: rounding never leaves the ball.
+
+    In float32 a step of 1/255 to the nearest number is up to 8e-6 of its length too long.
+    """
+    x = origin + delta
+    x = torch.where((x - origin).abs() > delta.abs(), x.nextafter(origin), x)
+    return inside(x, origin, threat, bounds)
 
 
 def inside(x: Tensor, origin: Tensor, threat: Threat, bounds: Bounds) -> Tensor:
@@ -100,7 +111,7 @@ def maximize(grad: Tensor, x: Tensor, threat: Threat, bounds: Bounds, length: Te
 
 
 def stride(grad: Tensor, x: Tensor, origin: Tensor, threat: Threat, size: float, bounds: Bounds) -> Tensor:
-    """Returns the steepest step of length ``size`` from ``x`` in the threat's norm, for a walk in the ball of ``origin``.
+    """Returns the steepest step of length ``size`` from ``x`` in the threat's norm, for a walk in ``origin``'s ball.
 
     In ``l1`` a step that would leave the ball ends on its surface: what projection takes away there it takes from all
     values alike, also from the best ones.
@@ -113,22 +124,23 @@ def stride(grad: Tensor, x: Tensor, origin: Tensor, threat: Threat, size: float,
 
 
 def _scaled(size: Tensor, limit: Tensor, eps: float) -> Tensor:
-    r"""Returns ``min(s * size, limit)`` with the ``s`` at which its l2 norm is ``eps``, or ``limit`` if that is shorter.
+    r"""Returns ``min(s * size, limit)`` with the ``s`` at which its l2 norm is ``eps``; ``limit`` if that is shorter.
 
     Newton from below: given which coordinates are at their limit, ``s`` has a closed form, and a larger ``s`` only
-    sends more of them there; so it ends, exactly, once no more arrive.
+    sends more of them there; so it ends, exactly, once no more arrive. Sizes are taken relative to the largest that is
+    not at its limit, so that squares of small ones do not vanish.
     """
-    limit = torch.where(size > 0, limit, 0)
-    reach = torch.where(size > 0, limit / size.clamp(min=torch.finfo(size.dtype).tiny), torch.inf)
-    scale = size.new_zeros(len(size), 1)
-    full = torch.zeros_like(size, dtype=torch.bool)
+    full = size == 0
+    limit = torch.where(full, 0, limit)
     while True:
         spent = torch.where(full, limit, 0).square().sum(1, keepdim=True)
-        free = torch.where(full, 0, size).square().sum(1, keepdim=True)
-        scale = torch.where(free > 0, ((eps**2 - spent).clamp(min=0) / free).sqrt(), torch.inf).maximum(scale)
-        now = full | (reach <= scale)
+        free = torch.where(full, 0, size)
+        free = free / free.amax(1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
+        scale = ((eps**2 - spent).clamp(min=0) / free.square().sum(1, keepdim=True).clamp(min=1)).sqrt()
+        step = torch.where(full, limit, free * scale)
+        now = full | (step >= limit)
         if bool((now == full).all()):
-            return torch.where(full, limit, scale.clamp(max=torch.finfo(size.dtype).max) * size).minimum(limit)
+            return step
         full = now
 
 
@@ -147,8 +159,11 @@ def _shrink_l1(size: Tensor, limit: Tensor, eps: float) -> Tensor:
         size, limit = size[over], limit[over]
 
         def at(threshold: Tensor) -> tuple[Tensor, Tensor]:
-            left = (size - threshold).clamp(min=0)
-            return left.minimum(limit).sum(1, keepdim=True) - eps, -((left > 0) & (left < limit)).sum(1, keepdim=True)
+            left = size - threshold
+            free, full = (left > 0) & (left < limit), left >= limit.clamp(min=torch.finfo(size.dtype).tiny)
+            fixed = torch.where(full, limit, 0).sum(1, keepdim=True) - eps
+            count, total = free.sum(1, keepdim=True), torch.where(free, size, 0).sum(1, keepdim=True)
+            return fixed + total - count * threshold, (fixed + total) / count
 
         threshold = root(at, size.new_zeros(len(size), 1), size.amax(1, keepdim=True))
         clipped[over] = (size - threshold).clamp_(min=0).minimum(limit)
@@ -162,25 +177,26 @@ def _shrink_l0(size: Tensor, limit: Tensor, eps: float) -> Tensor:
 
 def _largest(values: Tensor, worth: Tensor, count: float) -> Tensor:
     """Keeps the ``count`` values of each row that are worth most."""
-    kept = worth.topk(min(int(count), worth.shape[1]), dim=1).indices
+    kept = worth.topk(int(min(count, worth.shape[1])), dim=1).indices
     return torch.zeros_like(values).scatter_(1, kept, values.gather(1, kept))
 
 
 def root(at: Callable[[Tensor], tuple[Tensor, Tensor]], low: Tensor, high: Tensor) -> Tensor:
     """Returns the zero of a falling, piecewise linear function of each row, by Newton's method kept in a bracket.
 
+    It ends, exactly, where a piece's own zero lies on that piece.
+
     Args:
-        at: gives value and slope ``(n, 1)``.
+        at: gives the value, and the zero of the linear piece there ``(n, 1)``.
         low: where the value is at least 0 ``(n, 1)``.
         high: where it is at most 0 ``(n, 1)``.
     """
     here = low
-    for _ in range(128):
-        value, slope = at(here)
+    while True:
+        value, zero = at(here)
         low, high = torch.where(value >= 0, here, low), torch.where(value <= 0, here, high)
-        newton = here - value / slope
-        there = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
+        there = torch.where((zero > low) & (zero <= high), zero, (low + high) / 2)
+        there = torch.where(zero == here, here, there)
         if bool((there == here).all()):
-            break
+            return here
         here = there
-    return here

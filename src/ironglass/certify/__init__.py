@@ -1,0 +1,5 @@
+"""What can be promised? Bounds and estimates. Methods load on first use."""
+
+from ironglass.core import family
+
+family.make(__name__)

@@ -1,0 +1,47 @@
+"""Completeness: does an explanation add up to what it explains?"""
+
+from __future__ import annotations
+
+from ironglass.core.access import Model
+from ironglass.core.method import metric
+from ironglass.core.values import Attribution, Score
+from ironglass.ops import baselines
+from ironglass.ops.targets import logit
+
+
+@metric(
+    title="Completeness",
+    paper="sundararajan2017",
+    access="scores",
+    cost="2",
+    lecture="axioms of attribution: completeness",
+)
+def completeness(
+    model: Model, attribution: Attribution, *, baseline: str | float = "black", tol: float = 0.05
+) -> Score:
+    r"""Compare the sum of a map with the change of the target's logit from the baseline.
+
+    .. math:: \frac{\left|\sum_i R_i - (f_t(x) - f_t(x'))\right|}{|f_t(x) - f_t(x')|}
+
+    0 means that the map shares out the whole change, 1 is what a map of zeros gets. Integrated gradients, DeepLIFT,
+    LRP and Shapley values claim 0. A saliency map or Grad-CAM does not: its sum is in other units, and the figure only
+    says that its values are no parts of the logit.
+
+    Args:
+        baseline: ``black``, ``mid``, ``white``, ``mean``, ``blur`` or a number in input units; an explanation that has
+            a baseline of its own is held to that one.
+        tol: the greatest share of the change that may be unexplained.
+
+    Returns:
+        The share ``(N,)``; passed where it is at most ``tol``.
+
+    Raises:
+        InputError: if there is no such baseline.
+    """
+    own = attribution.options.get("baseline")
+    which = own if isinstance(own, str | int | float) else baseline
+    of, x = logit(attribution.target), attribution.x
+    start = of(model.scores(baselines.baseline(x, model.bounds, which)), slice(None))
+    end = of(model.scores(x), slice(None))
+    missed = baselines.incompleteness(attribution.values.flatten(1).sum(1), start, end)
+    return Score(x=x, method="completeness", values=missed, passed=missed <= tol, of=attribution.method)

@@ -1,0 +1,139 @@
+r"""A network as a list of the few operations that bounds can pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Form = Literal["move", "diagonal", "matrix", "kernel", "other"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Affine:
+    r""":math:`y = W x + b` for one sample.
+
+    Args:
+        map: ``(x, weight, bias) -> W x + b``; the bias may be None or a scalar.
+        weight: what ``W`` is made of, linearly; its absolute value gives :math:`|W|`. Where W has no weights but is 0
+            or positive, 1.
+        bias: as ``map`` takes it.
+        terms: how many products are summed into one value, there or on the way back; 0 where values only move.
+        form: ``move`` (each value to at most one place), ``diagonal``, ``matrix`` (over the last dimension), ``kernel``
+            (of a convolution, zero padded) or ``other``.
+        size: at least :math:`|b|`, and the sum of what cancels in it.
+    """
+
+    map: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    weight: Tensor
+    bias: Tensor | None = None
+    terms: int = 0
+    form: Form = "other"
+    size: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Returns ``W x + b``."""
+        return self.map(x, self.weight, self.bias)
+
+    def absolute(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Returns ``|W| x + offset``; the offset has the shape of the bias, or is a scalar."""
+        return self.map(x, self.weight.abs(), offset)
+
+    def adjoint(self, rows: Tensor, shape: Sequence[int]) -> Tensor:
+        """Returns ``rows W`` for rows ``(n, *output)``: ``(n, *shape)``, the shape of one input."""
+        if self.form == "matrix":
+            return rows @ self.weight
+        with torch.enable_grad():
+            x = rows.new_zeros(len(rows), *shape, requires_grad=True)
+            keep = rows.requires_grad or self.weight.requires_grad
+            return torch.autograd.grad(self.map(x, self.weight, None), x, rows, create_graph=keep)[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Monotone:
+    """A function that never falls in any value of its input: an activation, or a maximum over windows.
+
+    Args:
+        name: as torch calls it.
+        function: of a batch.
+        error: how far computing it may be off, in units of the relative precision; 0 where it is exact.
+    """
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    error: float = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Returns the function's values."""
+        return self.function(x)
+
+
+@dataclass(frozen=True, slots=True)
+class Absolute:
+    """The absolute value of each value."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Returns ``|x|``."""
+        return x.abs()
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Inputs added, each times its factor; smaller ones are broadcast."""
+
+    factors: tuple[float, ...]
+
+    def __call__(self, *xs: Tensor) -> Tensor:
+        """Returns the weighted sum."""
+        return sum((x * factor for x, factor in zip(xs, self.factors, strict=True)), xs[0].new_zeros(()))
+
+
+@dataclass(frozen=True, slots=True)
+class Cat:
+    """Inputs joined along a dimension."""
+
+    dim: int
+
+    def __call__(self, *xs: Tensor) -> Tensor:
+        """Returns them joined."""
+        return torch.cat(xs, self.dim)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Where the network's input enters."""
+
+    def __call__(self, *xs: Tensor) -> Tensor:
+        """Returns the input."""
+        return xs[0]
+
+
+Op = Affine | Monotone | Absolute | Sum | Cat | Input
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One operation: its name for people, the steps it reads, a sample's shape after it, the network's dtype there."""
+
+    name: str
+    op: Op
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Steps in the order they run; the first is the input, the last gives the scores."""
+
+    steps: tuple[Step, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Returns the scores, step by step."""
+        values: list[Tensor] = []
+        for step in self.steps:
+            values.append(step.op(*([values[i] for i in step.inputs] or [x])))
+        return values[-1]

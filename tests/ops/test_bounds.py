@@ -1,0 +1,565 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ironglass.core.draws import Draws
+from ironglass.core.errors import InputError
+from ironglass.core.values import L1, L2, Bounds, Linf, Threat
+from ironglass.ops import bounds as bounds_module
+from ironglass.ops import lp
+from ironglass.ops.balls import sample_ball
+from ironglass.ops.bounds import Interval, propagate, region
+from ironglass.ops.capture import capture
+from ironglass.ops.graph import Affine, Graph, Monotone
+from ironglass.ops.margins import margins
+
+BOX = Bounds(0.0, 1.0)
+THREATS = [Linf(0.08), L2(0.5), L1(1.5)]
+
+
+@pytest.fixture(autouse=True)
+def _seeded_single_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        yield
+    torch.set_num_threads(threads)
+
+
+class Call(nn.Module):
+    """A network whose middle is a function, between two layers with weights."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], features: int, channels: int = 3) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, channels, 3, padding=1)
+        self.function = function
+        self.head = nn.Linear(features, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.function(self.first(x)).flatten(1))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.block = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.act = nn.ReLU(inplace=True)
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.conv((x - 0.4) / torch.tensor([0.3, 0.2]).view(1, 2, 1, 1).to(x))))
+        for _ in range(2):  # one block, used twice
+            x = self.act(self.norm(self.block(x)) + x)
+        out = F.adaptive_avg_pool2d(x, 1).view(x.size(0), -1)
+        out += 0.1
+        return self.head(out)
+
+
+class Joined(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 3, 1)
+        self.head = nn.Linear(5 * 36, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([self.left(x).relu(), self.right(1 - x) * -0.5], dim=1)
+        return self.head(both.flatten(1)) - 2 * both.mean((1, 2, 3), keepdim=True).flatten(1)
+
+
+def middle(function: Callable[[Tensor], Tensor], features: int = 3 * 36) -> Callable[[], nn.Module]:
+    return lambda: Call(function, features)
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "affine": lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 4)),
+    "mlp": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(72, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 4)
+    ),
+    "residual": Residual,
+    "joined": Joined,
+    "stride": lambda: nn.Sequential(nn.Conv2d(2, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4)),
+    "dilation": lambda: nn.Sequential(nn.Conv2d(2, 4, 2, dilation=3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4)),
+    "groups": lambda: nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4)),
+    "same": lambda: nn.Sequential(nn.Conv2d(2, 3, 4, padding="same"), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4)),
+    "reflect": lambda: nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4)
+    ),
+    "no nonlinear end": lambda: nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 4)
+    ),
+    "nonlinear end": lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 4), nn.Tanh()),
+    "conv1d": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(2, 3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(33, 4)),
+    "relu6": middle(lambda z: F.relu6(z * 8)),
+    "leaky_relu": middle(lambda z: F.leaky_relu(z, 0.2)),
+    "sigmoid": middle(torch.sigmoid),
+    "tanh": middle(torch.tanh),
+    "clamp": middle(lambda z: z.clamp(-0.1, 0.2)),
+    "clamp_min": middle(lambda z: z.clamp(min=0.05)),
+    "hardtanh": middle(lambda z: F.hardtanh(z, -0.3, 0.1)),
+    "abs": middle(torch.abs),
+    "max_pool": middle(lambda z: F.max_pool2d(z, 3, 2, 1), 27),
+    "avg_pool": middle(lambda z: F.avg_pool2d(z, 3, 2, 1, ceil_mode=True, count_include_pad=False), 3 * 16),
+    "avg_pool overlap": middle(lambda z: F.avg_pool2d(z, 3, 1), 3 * 16),
+    "adaptive_avg_pool": middle(lambda z: F.adaptive_avg_pool2d(z, 4), 3 * 16),
+    "adaptive_max_pool": middle(lambda z: F.adaptive_max_pool2d(z, 4), 3 * 16),
+    "permute": middle(lambda z: z.permute(0, 2, 3, 1).reshape(z.shape[0], 6, -1).transpose(1, 2)),
+    "squeeze": middle(lambda z: z.mean(1, keepdim=True).squeeze(1).unsqueeze(-1), 36),
+    "mean": middle(lambda z: z.mean((2, 3)), 3),
+    "sum": middle(lambda z: z.sum(-1), 18),
+    "sub": middle(lambda z: z - z.relu() * 3),
+    "sub const": middle(lambda z: 0.3 - z),
+    "broadcast add": middle(lambda z: z.relu() + z.mean((2, 3), keepdim=True)),
+    "broadcast const": middle(lambda z: z[:, :1] * torch.tensor([1.0, -2.0, 0.5]).view(3, 1, 1).to(z)),
+    "mul div": middle(lambda z: (z * -1.5) / 0.7),
+    "pad": middle(lambda z: F.pad(z, (1, 0, 0, 2), value=0.25), 3 * 56),
+    "replicate": middle(lambda z: F.pad(z, (1, 0, 0, 2), mode="replicate"), 3 * 56),
+    "index": middle(lambda z: z[:, 1:, ::2], 36),
+    "matmul": middle(lambda z: z.flatten(1) @ torch.linspace(-1, 1, 108 * 5, dtype=z.dtype).view(108, 5), 5),
+    "dropout": middle(lambda z: F.dropout(z, 0.5, training=False).neg()),
+    "pixel_shuffle": lambda: Call(lambda z: F.pixel_shuffle(z, 2), 144, channels=4),
+}
+
+FIRST_LAYERS = ("affine", "mlp", "residual", "joined", "stride", "dilation", "groups", "reflect", "no nonlinear end")
+"""Where the norm matters: the ball ends at the first layer."""
+
+
+def make(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        net = NETS[name]()
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr]
+                module.running_var.uniform_(0.2, 2.0)  # type: ignore[union-attr]
+                module.weight.data.uniform_(-2, 2)  # negative scales too
+                module.bias.data.uniform_(-1, 1)
+    return net.eval().to(dtype).requires_grad_(False)
+
+
+def inputs(count: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(count, 2, 6, 6, generator=generator, dtype=dtype) * 1.4 - 0.2).clamp(0, 1)
+
+
+def project(points: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    return lp.project(points.double(), x.double(), threat, BOX)
+
+
+def corners(x: Tensor, threat: Threat, count: int, generator: torch.Generator) -> Tensor:
+    """Extreme points of the ball, a batch of ``count`` a sample."""
+    far = torch.randn(count, *x.shape, generator=generator, dtype=torch.float64).flatten(0, 1)
+    wide = x.double().repeat(count, 1, 1, 1)
+    return wide + lp.maximize(far, wide, threat, BOX)
+
+
+def step_values(graph: Graph, x: Tensor) -> list[Tensor]:
+    values: list[Tensor] = []
+    for step in graph.steps:
+        values.append(step.op(*([values[i] for i in step.inputs] or [x])))
+    return values
+
+
+def check_contained(net: nn.Module, x: Tensor, threat: Threat, count: int = 3400, climbs: int = 8) -> None:
+    """No point of the ball may take a value of any step out of its interval, nor a margin below its bound.
+
+    Points: uniform, corners, and points that climb, each towards the excess of one value of one step.
+    """
+    generator = torch.Generator().manual_seed(1)
+    exact = capture(copy.deepcopy(net).double(), x.double(), torch.float64)
+    graph = capture(net, x, torch.float32)
+    start = region(x, threat, BOX, torch.float32, torch.float32)
+    values = propagate(graph, start)
+    y = torch.arange(len(x)) % 4
+    least = margins(graph, start, y)
+    uniform = sample_ball(Draws(torch.arange(len(x)), 0), x.double(), threat, BOX, count=count)
+    points = torch.cat([uniform.transpose(0, 1).flatten(0, 1), corners(x, threat, count // 10, generator)])
+
+    def inside(points: Tensor) -> None:
+        repeat = len(points) // len(x)
+        for index, value in enumerate(step_values(exact, points)):
+            each = value.reshape(repeat, len(x), *value.shape[1:])
+            held = (values[index].lower <= each) & (each <= values[index].upper)
+            assert bool(held.all()), exact.steps[index].name
+        for scores in (exact(points), net(points.float())):
+            own = scores.gather(1, y.repeat(repeat)[:, None])
+            assert bool((own - scores >= least.repeat(repeat, 1)).all()), "margin"
+
+    inside(points)
+    for index in range(1, len(exact.steps) + 1):
+        climbing = points[torch.randperm(len(points), generator=generator)[: 12 * len(x)]]
+        order = torch.arange(len(climbing)) % len(x)
+        climbing = project(climbing, x.double()[order], threat)
+        for step in range(climbs):
+            with torch.enable_grad():
+                leaf = climbing.clone().requires_grad_()
+                if index < len(exact.steps):
+                    at = step_values(exact, leaf)[index].flatten(1)
+                else:
+                    scores = exact(leaf)
+                    at = scores - scores.gather(1, y[order][:, None])
+                if step == 0:
+                    which = torch.randint(at.shape[1], (len(at), 1), generator=generator)
+                    side = torch.where(torch.rand(len(at), 1, generator=generator) < 0.5, -1.0, 1.0).double()
+                (gradient,) = torch.autograd.grad((side * at.gather(1, which)).sum(), leaf)
+            centre = x.double()[order]
+            climbing = project(climbing + lp.maximize(gradient, climbing, threat, BOX) / (1 + step / 4), centre, threat)
+        inside(climbing)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize(
+    ("name", "threat"),
+    [(name, THREATS[0]) for name in NETS] + [(name, threat) for name in FIRST_LAYERS for threat in THREATS[1:]],
+    ids=lambda value: getattr(value, "norm", value),
+)
+def test_no_point_of_the_ball_leaves_the_bounds(name: str, threat: Threat) -> None:
+    check_contained(make(name), inputs(), threat)
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kind", ["matrix", "kernel"])
+def test_the_first_layer_gets_the_dual_norm_of_its_rows(kind: str, groups: int, norm: Any) -> None:
+    """Through normalization, and exactly, but for l1 at a convolution's border."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(2, 4, 3, groups=groups) if kind == "kernel" else nn.Linear(72, 9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = (x - 0.3) / torch.tensor([0.2, 0.7]).view(2, 1, 1)
+            return self.layer(x if kind == "kernel" else x.flatten(1)).flatten(1)
+
+    net, x = Net().requires_grad_(False), inputs() * 0.2 + 0.4
+    graph = capture(net, x, torch.float32)
+    values = propagate(graph, region(x, Threat(norm, 0.1), BOX, torch.float32, torch.float32))[len(graph.steps) - 1]
+    rows = torch.autograd.functional.jacobian(lambda v: net(v).sum(0), x).transpose(0, 1).flatten(2)
+    reach = 0.1 * torch.linalg.vector_norm(rows, 2 if norm == "l2" else torch.inf, 2)
+    assert torch.allclose(values.upper - net(x), reach, atol=5e-4)
+    assert torch.allclose(net(x) - values.lower, reach, atol=5e-4)
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_bounds_hold_and_tighten_inside_a_mask(threat: Threat, per_sample: bool) -> None:
+    mask = torch.rand(3 if per_sample else 1, 2, 6, 6, generator=torch.Generator().manual_seed(4)) < 0.3
+    net, x = make("residual"), inputs()
+    whole, part = threat, Threat(threat.norm, threat.eps, mask)
+    graph = capture(net, x, torch.float32)
+    start = region(x, part, BOX, torch.float32, torch.float32)
+    outside = ~mask.expand_as(x)
+    assert torch.equal(start.lower[outside], x[outside])
+    assert torch.equal(start.upper[outside], x[outside])
+    y = torch.arange(3)
+    all_free = margins(graph, region(x, whole, BOX, torch.float32, torch.float32), y)
+    assert bool((margins(graph, start, y) >= all_free - 1e-4).all())
+
+    def masked(points: Tensor) -> Tensor:
+        return torch.where(mask.repeat(len(points) // len(mask), 1, 1, 1), points, x.repeat(len(points) // 3, 1, 1, 1))
+
+    points = masked(corners(x, whole, 2000, torch.Generator().manual_seed(3)).float())
+    scores = net(points)
+    found = scores.gather(1, y.repeat(2000)[:, None]) - scores
+    assert bool((found >= margins(graph, start, y).repeat(2000, 1)).all())
+
+
+# Canaries: wrong bounds that the containment test has to catch.
+
+
+def flipped_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Affine, "absolute", lambda self, x, offset=None: self.map(x, self.weight, offset))
+
+
+def dropped_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Affine, "__call__", lambda self, x: self.map(x, self.weight, None))
+
+
+def half_a_radius(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds_module, "_slack", lambda *args: (0.0, 0.5))
+
+
+def swapped_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = bounds_module._bound
+
+    def wrong(step: Any, values: list[Interval]) -> Interval:
+        value = inner(step, values)
+        return Interval(value.lower, value.lower) if isinstance(step.op, Monotone) else value
+
+    monkeypatch.setattr(bounds_module, "_bound", wrong)
+
+
+def wrong_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = Affine.adjoint
+    monkeypatch.setattr(Affine, "adjoint", lambda self, rows, shape: -inner(self, rows, shape))
+
+
+def residual_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = bounds_module._bound
+    wrong = lambda step, values: values[0] if len(values) > 1 else inner(step, values)  # noqa: E731
+    monkeypatch.setattr(bounds_module, "_bound", wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        (flipped_sign, "mlp"),
+        (dropped_bias, "mlp"),
+        (half_a_radius, "mlp"),
+        (swapped_ends, "mlp"),
+        (wrong_way_back, "mlp"),
+        (flipped_sign, "residual"),
+        (residual_counted_once, "residual"),
+        (swapped_ends, "max_pool"),
+    ],
+)
+def test_a_wrong_bound_is_caught(
+    wrong: Callable[[pytest.MonkeyPatch], None], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong(monkeypatch)
+    with pytest.raises((AssertionError, InputError)):
+        check_contained(make(name), inputs(), Linf(0.08))
+
+
+def sum_becomes_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """linf with its own norm in place of the dual one."""
+    inner = Affine.absolute
+
+    def wrong(self: Affine, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        return (self.weight.abs() * x[:, None]).amax(-1) if self.form == "matrix" else inner(self, x, offset)
+
+    monkeypatch.setattr(Affine, "absolute", wrong)
+
+
+def largest_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """l2 with the dual norm of l1."""
+    wrong = lambda op, ball: (ball.scale.flatten(1).amax() * op.weight.double().abs()).flatten(1).amax(1)  # noqa: E731
+    monkeypatch.setattr(bounds_module, "_norms", wrong)
+
+
+@pytest.mark.parametrize(("wrong", "threat"), [(sum_becomes_maximum, Linf(0.08)), (largest_weight, L2(0.3))])
+def test_the_wrong_dual_norm_is_caught(
+    wrong: Callable[[pytest.MonkeyPatch], None], threat: Threat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong(monkeypatch)
+    with pytest.raises(AssertionError):
+        check_contained(make("mlp"), inputs() * 0.2 + 0.4, threat)
+
+
+# Rounding: the bounds hold for the network in floating point, and for the exact one.
+
+
+def exact_interval(net: nn.Sequential, lower: list[Fraction], upper: list[Fraction]) -> Iterator[list[tuple[Any, Any]]]:
+    """Interval bounds of a network of linear layers and ReLUs in rational arithmetic, layer by layer."""
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            rows = [[Fraction(w) for w in row] for row in layer.weight.tolist()]
+            bias = [Fraction(b) for b in layer.bias.tolist()]
+            low = [b + sum(w * (lo if w > 0 else hi) for w, lo, hi in zip(row, lower, upper, strict=True))
+                   for row, b in zip(rows, bias, strict=True)]  # fmt: skip
+            high = [b + sum(w * (hi if w > 0 else lo) for w, lo, hi in zip(row, lower, upper, strict=True))
+                    for row, b in zip(rows, bias, strict=True)]  # fmt: skip
+            lower, upper = low, high
+        else:
+            lower, upper = [max(v, Fraction(0)) for v in lower], [max(v, Fraction(0)) for v in upper]
+        yield list(zip(lower, upper, strict=True))
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-7, 1e-3, 0.2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(3))
+def test_intervals_enclose_those_of_rational_arithmetic(seed: int, dtype: torch.dtype, eps: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    net = nn.Sequential(nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    for p in net.parameters():  # large weights that cancel, and tiny ones
+        size = 10.0 ** torch.randint(-6, 5, p.shape, generator=generator)
+        p.data = torch.randn(p.shape, generator=generator) * size
+    x = torch.rand(2, 7, generator=generator)
+    net.requires_grad_(False)
+    graph = capture(net, x, dtype)
+    start = region(x, Linf(eps), BOX, torch.float32, dtype)
+    values = propagate(graph, start)
+    for row in range(2):
+        lower = [max(Fraction(v) - Fraction(eps), Fraction(0)) for v in x[row].tolist()]
+        upper = [min(Fraction(v) + Fraction(eps), Fraction(1)) for v in x[row].tolist()]
+        for index, layer in enumerate(exact_interval(net, lower, upper), 1):
+            ours = zip(values[index].lower[row].tolist(), values[index].upper[row].tolist(), strict=True)
+            for (low, high), (exact_low, exact_high) in zip(ours, layer, strict=True):
+                assert Fraction(low) <= exact_low <= exact_high <= Fraction(high)
+
+
+def shuffled_scores(net: nn.Sequential, x: Tensor, generator: torch.Generator) -> Tensor:
+    """The network in float32 with every sum in an order of its own, one product at a time."""
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            order = torch.randperm(layer.in_features + 1, generator=generator).tolist()
+            total = x.new_zeros(len(x), layer.out_features)
+            for column in order:
+                total = total + (
+                    layer.bias if column == layer.in_features else x[:, column, None] * layer.weight[:, column]
+                )
+            x = total
+        else:
+            x = layer(x)
+    return x
+
+
+def cancelling() -> tuple[nn.Sequential, Tensor]:
+    """A network whose scores are small differences of large sums."""
+    generator = torch.Generator().manual_seed(0)
+    first = nn.Linear(200, 2)
+    half = torch.randn(2, 100, generator=generator) * 1e3
+    first.weight.data = torch.cat([half, -half], 1)
+    first.bias.data.fill_(1.0)
+    x = torch.rand(4, 100, generator=generator).repeat(1, 2)
+    return nn.Sequential(first, nn.ReLU(), nn.Linear(2, 3)).requires_grad_(False), x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_order_of_summation_stays_inside(dtype: torch.dtype) -> None:
+    net, x = cancelling()
+    graph, start = capture(net, x, dtype), region(x, Linf(0.0), BOX, torch.float32, dtype)
+    last = propagate(graph, start)[len(graph.steps) - 1]
+    generator = torch.Generator().manual_seed(1)
+    seen = torch.stack([shuffled_scores(net, x, generator) for _ in range(30)])
+    assert seen.std(0).max() > 1e-6  # the order matters here
+    assert bool(((seen >= last.lower) & (seen <= last.upper)).all())
+    for label in range(3):
+        least = margins(graph, start, torch.full((4,), label))
+        assert bool((seen[..., label, None].double() - seen.double() >= least).all())
+
+
+def test_intervals_without_rounding_would_miss_some_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds_module, "gamma", lambda terms, eps: 0.0)
+    monkeypatch.setattr(torch, "nextafter", lambda x, _: x)
+    with pytest.raises(AssertionError):
+        test_any_order_of_summation_stays_inside(torch.float32)
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual", "joined", "avg_pool", "tanh"])
+def test_float32_bounds_enclose_float64_bounds_closely(name: str) -> None:
+    net, x, y = make(name), inputs(), torch.arange(3)
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        graph = capture(net, x, dtype)
+        found[dtype] = margins(graph, region(x, L2(0.3), BOX, torch.float32, dtype), y)
+    loss = found[torch.float64] - found[torch.float32]
+    assert bool((loss >= 0).all())
+    assert float(loss.max()) < 1e-3 * float(found[torch.float64].abs().max())
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual", "conv1d", "sigmoid"])
+def test_bounds_of_a_float64_network_are_wider_than_exact_by_almost_nothing(name: str) -> None:
+    net, x, y = make(name, dtype=torch.float64), inputs(dtype=torch.float64), torch.arange(3)
+    graph = capture(net, x, torch.float64)
+    least = margins(graph, region(x, Linf(0.0), BOX, torch.float64, torch.float64), y)
+    scores = net(x)
+    exact = scores.gather(1, y[:, None]) - scores
+    assert bool((least <= exact).all())
+    assert torch.allclose(least, exact, atol=1e-11)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("squash", [nn.ReLU(), nn.Sigmoid(), nn.Hardtanh(), nn.ReLU6(), nn.Tanh()])
+def test_what_is_not_finite_is_never_proven(value: float, squash: nn.Module) -> None:
+    net = nn.Sequential(nn.Linear(3, 3), squash, nn.Linear(3, 2)).requires_grad_(False)
+    net[2].weight[0].fill_(5.0)
+    net[2].bias.copy_(torch.tensor([100.0, 0.0]))  # so that any finite hidden value would be proven
+    x, y = torch.full((2, 3), 0.5), torch.tensor([0, 0])
+
+    def proven() -> Tensor:
+        graph = Graph(capture(nn.Sequential(nn.Linear(3, 3), squash, net[2]), x, torch.float32).steps)
+        first = graph.steps[1].op
+        assert isinstance(first, Affine)
+        first.weight.copy_(net[0].weight)
+        return margins(graph, region(x, Linf(0.1), BOX, torch.float32, torch.float32), y)[:, 1] > 0
+
+    with torch.no_grad():
+        assert bool(proven().all())
+        net[0].weight[1, 1] = value
+        assert not bool(proven().any())
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_no_operator_loses_a_nan(name: str) -> None:
+    net, x, y = make(name), inputs(), torch.arange(3)
+    graph = capture(net, x, torch.float32)
+    start = region(x, L2(0.1), BOX, torch.float32, torch.float32)
+    assert bool(margins(graph, start, y).isfinite().all())
+    next(layer for layer in net.modules() if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv1d)).weight.fill_(
+        torch.nan
+    )
+    least = margins(graph, start, y).scatter(1, y[:, None], torch.nan)
+    assert bool(least.isnan().all())
+
+
+@pytest.mark.parametrize("size", [1e38, 3e37])
+def test_a_sum_that_may_overflow_is_never_proven(size: float) -> None:
+    """Each product is finite and the exact sum is small, but some order of summation overflows."""
+    net = nn.Sequential(nn.Linear(8, 2), nn.Sigmoid(), nn.Linear(2, 2)).requires_grad_(False)
+    net[0].weight.copy_(torch.tensor([size, -size] * 4).expand(2, 8))
+    net[2].bias.copy_(torch.tensor([100.0, 0.0]))
+    x, y = torch.ones(1, 8), torch.tensor([0])
+    least = margins(capture(net, x, torch.float32), region(x, Linf(0.0), BOX, torch.float32, torch.float32), y)
+    assert bool(least[:, 1].isnan().all())
+
+
+def test_the_region_holds_what_attacks_reach_in_float32() -> None:
+    x = inputs(6)
+    for threat in (Linf(0.1), Linf(8 / 255), L2(0.5), L1(2.0), Linf(float("inf")), L2(float("inf"))):
+        start = region(x, threat, BOX, torch.float32, torch.float32)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(20):
+            far = torch.randn(x.shape, generator=generator)
+            point = lp.project(x + 3 * far, x, threat, BOX)
+            assert bool(((point >= start.lower) & (point <= start.upper)).all())
+    assert region(x, Linf(0.1), BOX, torch.float32, torch.float32).ball is None
+
+
+def test_an_empty_ball_is_its_centre() -> None:
+    x = inputs()
+    start = region(x, Linf(0.0), BOX, torch.float32, torch.float32)
+    assert float((start.upper - start.lower).max()) < 5e-7
+
+
+def test_values_not_needed_any_more_are_let_go() -> None:
+    net, x = make("residual"), inputs()
+    graph = capture(net, x, torch.float32)
+    start = region(x, Linf(0.1), BOX, torch.float32, torch.float32)
+    every, some = propagate(graph, start), propagate(graph, start, [3])
+    assert len(every) == len(graph.steps)
+    assert set(some) == {3, len(graph.steps) - 1}
+    assert torch.equal(every[3].lower, some[3].lower)
+
+
+def test_gradients_flow_to_the_weights() -> None:
+    """Training by bounds differentiates them."""
+    net, x, y = make("residual").requires_grad_(True), inputs(), torch.arange(3)
+
+    def loss() -> Tensor:
+        graph = capture(net, x, torch.float32)
+        return margins(graph, region(x, Linf(0.01), BOX, torch.float32, torch.float32), y).sum()
+
+    value = loss()
+    value.backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None, name
+        assert bool(p.grad.isfinite().all()), name
+    with torch.no_grad():
+        grads = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+        length = sum(float(g.square().sum()) for g in grads)
+        for p, g in zip(net.parameters(), grads, strict=True):
+            p -= 1e-3 / length**0.5 * g
+        assert float(value - loss()) == pytest.approx(1e-3 * length**0.5, rel=0.1)
