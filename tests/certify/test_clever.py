@@ -68,6 +68,10 @@ def test_the_radius_is_at_most_eps_and_0_where_the_label_is_wrong() -> None:
     assert torch.allclose(ig.certify.clever(net, x, y, ig.L2(1e-4), batches=3, samples=4).radius, torch.tensor(1e-4))
     wrong = ig.certify.clever(net, x, (y + 1) % 5, ig.L2(1.0), batches=3, samples=4)
     assert torch.equal(wrong.radius, torch.zeros(6))
+    net.weight.mul_(1e-3)  # margins just below 0
+    net.bias.mul_(1e-3)
+    wrong = ig.certify.clever(net, x, (y + 1) % 5, ig.L2(1.0), batches=3, samples=4)
+    assert torch.equal(wrong.radius, torch.zeros(6))
 
 
 def test_classes_that_do_not_compete_are_left_out() -> None:
@@ -127,7 +131,7 @@ def test_the_estimate_is_below_the_distance_to_the_nearest_other_class() -> None
     assert sum(ratios) / len(ratios) > 0.4
 
 
-def test_maxima_are_of_each_batch_and_grow_with_it() -> None:
+def test_maxima_are_of_each_batch_and_grow_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = small_cnn().eval(), images(3)
     model = wrap(net).session(x, "gradient", None, None)[0]
     classes = torch.arange(5).expand(3, -1)
@@ -135,6 +139,8 @@ def test_maxima_are_of_each_batch_and_grow_with_it() -> None:
     assert few.shape == (3, 4, 6)
     assert float(few.std(2).mean()) > 0
     assert float(many.mean()) > float(few.mean())
+    monkeypatch.setattr(clever, "_HELD", 1)  # one point after the other
+    assert float(clever._maxima(model, x, classes, ig.L2(1.0), 6, 64, 0).mean()) > float(few.mean())
 
 
 def test_how_much_is_held_at_a_time_does_not_change_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,3 +84,53 @@ def test_the_global_generator_is_not_touched() -> None:
     state = torch.get_rng_state()
     draws().normal((5,))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_streams_of_seeds_and_keys_that_count_up_are_independent() -> None:
+    streams = torch.cat([Draws(torch.arange(8), seed).uniform((5000,), dtype=torch.float64) for seed in range(4)])
+    for row in streams:
+        counts = torch.histc(row.float(), 64, 0, 1)
+        assert stats.chisquare(counts.numpy()).pvalue > 1e-4
+        for lag in range(1, 6):
+            assert abs(float(torch.corrcoef(torch.stack([row[:-lag], row[lag:]]))[0, 1])) < 0.06
+    off_diagonal = torch.corrcoef(streams) - torch.eye(32)
+    assert float(off_diagonal.abs().max()) < 0.07
+    assert float(off_diagonal.square().mean()) == pytest.approx(1 / 5000, rel=0.3), "as much as chance alone gives"
+
+
+def test_float32_draws_are_uniform_to_their_last_bit() -> None:
+    last = (draws(seed=1).uniform((40000,)) * 2**24).long() % 16
+    for row in last:
+        assert stats.chisquare(torch.bincount(row, minlength=16).numpy()).pvalue > 1e-4
+
+
+def test_draws_do_not_depend_on_how_they_are_asked_for() -> None:
+    at_once, piecemeal = draws(), draws()
+    whole = at_once.uniform((2, 3))
+    parts = torch.stack([piecemeal.uniform((3,)), piecemeal.uniform((3,))], 1)
+    assert torch.equal(whole, parts)
+    assert torch.equal(draws().uniform((6,)).reshape(6, 2, 3), whole)
+
+
+def test_moments_of_normal_draws_and_of_their_products() -> None:
+    values = draws(seed=9).normal((30000,), dtype=torch.float64)
+    for power, moment, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        error = values.pow(power).mean(1) - moment
+        assert float(error.abs().max()) < 4.5 * (spread / 30000) ** 0.5
+    cosines, sines = values.split(15000, 1)
+    for first, second in ((cosines, sines), (cosines.abs(), sines.abs())):
+        for row, other in zip(first, second, strict=True):
+            assert abs(float(torch.corrcoef(torch.stack([row, other]))[0, 1])) < 0.035
+    single = draws().normal((3,))
+    assert single.dtype == torch.float32
+    assert bool(single.isfinite().all())
+
+
+def test_below_reaches_both_ends_of_any_range() -> None:
+    assert draws().below(1, (100,)).unique().tolist() == [0]
+    for high in (3, 10, 1000, 2**40):
+        values = draws(seed=high).below(high, (20000,))
+        assert int(values.min()) >= 0
+        assert int(values.max()) < high
+        assert int(values.max()) > 0.999 * high - 1
+        assert stats.kstest(((values[0] + 0.5) / high).numpy(), "uniform").pvalue > (1e-4 if high > 999 else -1)

@@ -66,6 +66,14 @@ class Residual(nn.Module):
         return self.head(out)
 
 
+class Repeated(nn.Module):
+    """Each value many times: what moves one moves all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)[:, [5] * 40 + [50] * 40]
+        return x @ torch.eye(2, dtype=x.dtype).repeat_interleave(40, 0)
+
+
 class Joined(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -127,10 +135,22 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "index": middle(lambda z: z[:, 1:, ::2], 36),
     "matmul": middle(lambda z: z.flatten(1) @ torch.linspace(-1, 1, 108 * 5, dtype=z.dtype).view(108, 5), 5),
     "dropout": middle(lambda z: F.dropout(z, 0.5, training=False).neg()),
+    "repeated inputs": lambda: nn.Sequential(Repeated(), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4)),
     "pixel_shuffle": lambda: Call(lambda z: F.pixel_shuffle(z, 2), 144, channels=4),
 }
 
-FIRST_LAYERS = ("affine", "mlp", "residual", "joined", "stride", "dilation", "groups", "reflect", "no nonlinear end")
+FIRST_LAYERS = (
+    "affine",
+    "mlp",
+    "residual",
+    "joined",
+    "stride",
+    "dilation",
+    "groups",
+    "reflect",
+    "no nonlinear end",
+    "repeated inputs",
+)
 """Where the norm matters: the ball ends at the first layer."""
 
 
@@ -438,6 +458,37 @@ def test_any_order_of_summation_stays_inside(dtype: torch.dtype) -> None:
     for label in range(3):
         least = margins(graph, start, torch.full((4,), label))
         assert bool((seen[..., label, None].double() - seen.double() >= least).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_margins_allow_for_the_rounding_of_both_scores(dtype: torch.dtype) -> None:
+    """One score is a constant and the other a sum that cancels: either may be the label's."""
+    net, x = cancelling()
+    net = nn.Sequential(net[0])
+    net[0].weight[0] = 0.0
+    generator = torch.Generator().manual_seed(1)
+    graph, start = capture(net, x, dtype), Interval(x.to(dtype), x.to(dtype))
+    for label in (0, 1):
+        least = margins(graph, start, torch.full((4,), label))[:, 1 - label]
+        for _ in range(30):
+            seen = shuffled_scores(net, x, generator).double()
+            assert bool((seen[:, label] - seen[:, 1 - label] >= least).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_that_always_goes_one_way_stays_inside(dtype: torch.dtype) -> None:
+    """Equal numbers added one after the other: the error grows with their number, as far as the theory says."""
+    net = nn.Sequential(nn.Linear(20000, 2)).requires_grad_(False)
+    net[0].weight.fill_(0.1)
+    net[0].bias.zero_()
+    x = torch.ones(1, 20000)
+    total = torch.zeros(())
+    for _ in range(20000):
+        total = total + net[0].weight[0, 0]
+    assert abs(float(total) - 2000.0) > 1000 * 2.0**-24 * 2000.0
+    graph, start = capture(net, x, dtype), region(x, Linf(0.0), BOX, torch.float32, dtype)
+    scores = propagate(graph, start)[1]
+    assert bool(((scores.lower <= total) & (total <= scores.upper)).all())
 
 
 def test_intervals_without_rounding_would_miss_some_order(monkeypatch: pytest.MonkeyPatch) -> None:

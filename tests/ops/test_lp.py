@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
+from attack.oracles import gain, room_of
 from ironglass.core.values import Bounds, Norm, Threat
 from ironglass.ops import lp
 
@@ -170,3 +171,115 @@ def test_other_bounds_are_the_same_geometry(bounds: Bounds) -> None:
         unit = lp.project(x, origin, Threat(norm, 0.5), UNIT)
         other = lp.project(scale(x), scale(origin), Threat(norm, 0.5 * bounds.span), bounds)
         assert torch.allclose(other, scale(unit), atol=1e-9 * bounds.span)
+
+
+@pytest.mark.parametrize("norm", CONVEX)
+@pytest.mark.parametrize("saturated", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("eps", [1e-3, 0.3, 2.0, 40.0])
+def test_no_point_of_the_ball_lies_further_along_what_projection_took_away(
+    norm: Norm, saturated: bool, masked: bool, eps: float
+) -> None:
+    """The variational inequality <x - p, z - p> <= 0 for all z: necessary and sufficient for p to be nearest."""
+    origin, x = points(200, 50, seed=10, saturated=saturated)
+    mask = (torch.arange(50) % 4 != 0)[None] if masked else None
+    p = lp.project(x, origin, Threat(norm, eps, mask), UNIT)
+    taken = (x - p) * (1 if mask is None else mask)
+    for row in range(200):
+        limit = room_of(taken[row], origin[row], None if mask is None else mask[0].double())
+        most = gain(taken[row].abs(), limit, norm, eps)
+        assert most - float(taken[row] @ (p[row] - origin[row])) <= 1e-9
+
+
+@pytest.mark.parametrize("norm", CONVEX)
+def test_a_ball_larger_than_the_box_is_the_box(norm: Norm) -> None:
+    origin, x = points(20, 30, seed=11)
+    for eps in (31.0, float("inf")):
+        assert torch.allclose(lp.project(x, origin, Threat(norm, eps), UNIT), x.clamp(0, 1), atol=1e-15)
+        ends = torch.where(x > origin, 1.0, 0.0).double()
+        assert torch.allclose(origin + lp.maximize(x - origin, origin, Threat(norm, eps), UNIT), ends)
+
+
+@pytest.mark.parametrize("norm", CONVEX)
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-12, 1e12, 1e30])
+def test_the_steepest_step_does_not_depend_on_the_gradients_size(norm: Norm, scale: float) -> None:
+    x, other = points(6, 40, seed=12, saturated=True)
+    x, grad = x.float(), (other - x).float()
+    plain = lp.maximize(grad, x, Threat(norm, 0.7), UNIT)
+    scaled = lp.maximize(grad.double().mul(scale).float(), x, Threat(norm, 0.7), UNIT)
+    assert torch.allclose(plain, scaled, atol=0.05 if scale < 1e-37 else 1e-6), "1e-40 has few digits left"
+    assert float(lp.norm(scaled, norm).max()) <= 0.7 * (1 + 1e-6)
+
+
+def test_values_of_very_unequal_worth_share_the_budget() -> None:
+    x, grad = torch.tensor([[0.99, 0.5]]), torch.tensor([[1.0, 1e-25]])
+    step = lp.maximize(grad, x, Threat("l2", 0.3), UNIT)
+    assert step[0].tolist() == pytest.approx([0.01, (0.09 - 1e-4) ** 0.5], rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", CONVEX)
+@pytest.mark.parametrize("eps", [1 / 255, 0.5, 3.0])
+def test_rounding_never_leaves_the_ball(norm: Norm, eps: float) -> None:
+    """On an even picture every value rounds the same way, so that errors add up instead of cancelling."""
+    origin = torch.full((1, 150528), 0.7)
+    for step in (0.01, -0.01):
+        p = lp.project(origin + step, origin, Threat(norm, eps), UNIT)
+        exact = (p.double() - origin.double()).norm(p={"linf": float("inf"), "l2": 2, "l1": 1}[norm], dim=1)
+        assert float(exact) <= eps * (1 + 1e-6)
+        assert float(exact) >= 0.98 * min(eps, {"linf": 0.01, "l2": 0.01 * 150528**0.5, "l1": 1505.28}[norm]) or (
+            norm == "l1"
+        ), "steps of an l1 ball spread so thin are shorter than a float can tell"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("eps", [1.0, 12.0, 50.0])
+def test_the_threshold_of_an_l1_ball_is_found_in_few_looks(
+    dtype: torch.dtype, eps: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, root = [0], lp.root
+
+    def counted(at: object, low: Tensor, high: Tensor) -> Tensor:
+        def look(here: Tensor) -> tuple[Tensor, Tensor]:
+            looks[0] += 1
+            return at(here)  # type: ignore[operator,no-any-return]
+
+        return root(look, low, high)
+
+    monkeypatch.setattr(lp, "root", counted)
+    for seed in range(10):
+        origin, x = points(8, 3000, seed=seed, saturated=seed % 2 == 0)
+        origin, x = origin.to(dtype), x.to(dtype)
+        p = lp.project(x, origin, Threat("l1", eps), UNIT)
+        size = lp.norm(p.double() - origin.double(), "l1")
+        assert float(size.max()) <= eps * (1 + 1e-6)
+        assert float(size.min()) >= eps * (1 - (1e-5 if dtype == torch.float32 else 1e-12))
+        assert looks[0] <= 30
+        looks[0] = 0
+
+
+@pytest.mark.parametrize("norm", [*CONVEX, "l0"])
+def test_a_row_keeps_its_bits_in_any_company(norm: Norm) -> None:
+    origin, x = points(30, 40, seed=13, saturated=True)
+    origin, x, eps = origin.float(), x.float(), {"linf": 0.2, "l2": 0.9, "l1": 1.7, "l0": 7}[norm]
+    rows = torch.tensor([29, 3, 11])
+    threat = Threat(norm, eps)
+    whole, some = (lp.project(x[r], origin[r], threat, UNIT) for r in (torch.arange(30), rows))
+    assert torch.equal(whole[rows], some)
+    whole, some = (lp.maximize((x - origin)[r], origin[r], threat, UNIT) for r in (torch.arange(30), rows))
+    assert torch.equal(whole[rows], some)
+
+
+def test_a_walk_in_an_l1_ball_moves_its_budget_to_where_it_helps_most() -> None:
+    origin, other = points(5, 30, seed=14, saturated=True)
+    grad, threat = other - origin, Threat("l1", 2.0)
+    x = lp.project(
+        origin + 0.3 * (torch.rand(5, 30, generator=torch.Generator().manual_seed(1)) - 0.5), origin, threat, UNIT
+    )
+    best = lp.maximize(grad, origin, threat, UNIT)
+    gained = [(grad * (x - origin)).sum(1)]
+    for _ in range(30):
+        x = x + lp.stride(grad, x, origin, threat, 0.2, UNIT)
+        assert float(lp.norm(x - origin, "l1").max()) <= 2.0 * (1 + 1e-12)
+        gained.append((grad * (x - origin)).sum(1))
+    assert bool((torch.stack(gained).diff(dim=0) >= -1e-12).all())
+    assert torch.allclose(x - origin, best)

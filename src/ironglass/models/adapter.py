@@ -59,7 +59,8 @@ class Adapter:
             goal: watched, if given.
             max_queries: budget a sample; the model's own where None.
         """
-        self.probe(x)
+        if not self._probed:
+            self.probe(x)
         meter = Meter(x, goal, self.max_queries if max_queries is None else max_queries)
         return Session(self, x, meter, allowed), meter
 
@@ -74,10 +75,10 @@ class Adapter:
         return self.backend.labels(x)
 
     def outputs(self, x: Tensor) -> Tensor:
-        """Returns the scores, or one-hot labels where the model gives labels alone ``(N, classes)``."""
+        """Returns the scores, or one-hot labels where a probed model gives labels alone ``(N, classes)``."""
         if self.access == "labels":
-            return nn.functional.one_hot(self.labels(x), self.classes).to(x.dtype)
-        return self.scores(x)
+            return nn.functional.one_hot(self.backend.labels(x), self.classes).to(x.dtype)
+        return self.backend.scores(x)
 
     def identity(self) -> str | None:
         """Returns a hash of what the model is, for caches; None for a function whose loader knows no file behind it."""
@@ -224,7 +225,7 @@ def _per_channel(
 
 
 def check(model: Adapter, x: Tensor, y: Tensor | None = None, threat: Threat | None = None) -> None:
-    """Checks samples, labels and threat before any work is done.
+    """Checks samples, labels and threat before any work is done, and shows the model its samples.
 
     Raises:
         InputError: naming what was given, what was expected, and the fix.
@@ -252,6 +253,15 @@ def check(model: Adapter, x: Tensor, y: Tensor | None = None, threat: Threat | N
         )
         raise InputError(f"x ranges over [{low:.4g}, {high:.4g}] but the model's bounds are {expected}", fix)
     model.probe(x)
+    check_request(model, x, y, threat)
+
+
+def check_request(model: Adapter, x: Tensor, y: Tensor | None, threat: Threat | None) -> None:
+    """Checks labels and threat for samples that are checked.
+
+    Raises:
+        InputError: naming what was given, what was expected, and the fix.
+    """
     if y is not None:
         _check_labels(model, x, y)
     if threat is not None:

@@ -109,10 +109,10 @@ class Session:
         return self._backend.parameter_layers(self._x[:1])
 
     def reinitialized(self, layers: Sequence[str], seed: int) -> Session:
-        """Returns the model with these layers drawn anew, on the same bill; the user's network is not touched."""
+        """Returns a copy with these layers drawn anew, on the same bill; an explanation may see all of it."""
         self._require("internals")
         backend = self._backend.reinitialized(layers, seed)
-        return Session(self._adapter, self._x, self._meter, self._allowed, self._ids, backend)
+        return Session(self._adapter, self._x, self._meter, "training", self._ids, backend)
 
     def left(self, rows: Tensor | None = None) -> Tensor:
         """Returns how many queries each sample may still make ``(n,)``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,8 +27,7 @@ def ascend(
     goal: Goal,
     threat: Threat,
     *,
-    steps: int,
-    step_size: float,
+    sizes: Sequence[float],
     loss: Loss,
     start: Tensor | None = None,
 ) -> Climb:
@@ -36,16 +36,15 @@ def ascend(
     .. math:: x_{t+1} = \Pi_{B(x_0, \varepsilon) \cap \mathrm{box}}
         \bigl(x_t + \arg\max_{\|u\| \le \alpha} \langle \nabla L(x_t), u\rangle\bigr)
 
-    A sample costs at most ``steps + 1`` forward and ``steps`` backward passes. Of a sample that never reaches the goal
-    the point nearest to it is returned, by the logit margin: unlike cross-entropy it does not saturate.
+    In ``n`` steps a sample costs at most ``n + 1`` forward and ``n`` backward passes. Of a sample that never gets
+    there the point nearest to the goal is returned, by the logit margin: unlike cross-entropy it does not saturate.
 
     Args:
         model: what is attacked.
         x: clean samples ``(N, *shape)``.
         goal: of each sample.
         threat: norm, radius and mask.
-        steps: how many.
-        step_size: length of a step in the threat's norm, input units.
+        sizes: the length of each step in the threat's norm, input units.
         loss: to ascend.
         start: where to start ``(N, *shape)``; ``x`` if None.
     """
@@ -53,14 +52,13 @@ def ascend(
     margin_of = goal.loss("margin")
     best, best_margin = point.clone(), x.new_full((len(x),), -torch.inf)
     active = torch.arange(len(x), device=x.device)
-    for step in range(steps + 1):
+    for size in (*sizes, None):
         active = active[model.left(active) > 0]
         if not len(active):
             break
         here = point[active]
-        last = step == steps
         grad = here
-        if last:
+        if size is None:
             scores = model.scores(here, active)
         else:
             _, grad, scores = model.value_and_grad(here, loss, active)
@@ -68,10 +66,10 @@ def ascend(
         margin = torch.where(reached, torch.inf, margin_of(scores, active).to(best_margin.dtype))
         better = margin > best_margin[active]
         best[active[better]], best_margin[active[better]] = here[better], margin[better]
-        if not last:
+        if size is not None:
             on = ~reached
             active, here = active[on], here[on]
             origin, part = x[active], threat.take(active)
-            moved = here + lp.stride(grad[on], here, origin, part, step_size, model.bounds)
+            moved = here + lp.stride(grad[on], here, origin, part, size, model.bounds)
             point[active] = lp.project(moved, origin, part, model.bounds)
     return Climb(best, best_margin)

@@ -81,7 +81,7 @@ def inside(x: Tensor, origin: Tensor, threat: Threat, bounds: Bounds) -> Tensor:
     return x if threat.mask is None else torch.where(threat.mask != 0, x, origin)
 
 
-def maximize(grad: Tensor, x: Tensor, threat: Threat, bounds: Bounds, length: Tensor | None = None) -> Tensor:
+def maximize(grad: Tensor, x: Tensor, threat: Threat, bounds: Bounds) -> Tensor:
     r"""Returns the :math:`\delta` that maximizes :math:`\langle g, \delta\rangle` over ball, box and mask around ``x``.
 
     This is the steepest step of length ``threat.eps``: exact also where values are saturated.
@@ -91,7 +91,6 @@ def maximize(grad: Tensor, x: Tensor, threat: Threat, bounds: Bounds, length: Te
         x: where the step starts ``(N, *shape)``.
         threat: the step's norm, length and mask.
         bounds: of the inputs.
-        length: of each row's step ``(N,)`` in place of ``threat.eps``, for ``l1``.
     """
     size = grad.abs().flatten(1)
     limit = torch.where(grad != 0, room(grad, x, bounds, threat.mask), 0).flatten(1)
@@ -100,11 +99,7 @@ def maximize(grad: Tensor, x: Tensor, threat: Threat, bounds: Bounds, length: Te
     elif threat.norm == "l2":
         step = _scaled(size, limit, threat.eps)
     elif threat.norm == "l1":
-        order = size.argsort(stable=True, dim=1, descending=True)
-        ordered = limit.gather(1, order)
-        used = ordered.cumsum(1) - ordered
-        left = (threat.eps if length is None else length[:, None]) - used
-        step = torch.zeros_like(limit).scatter_(1, order, ordered.minimum(left.clamp_(min=0)))
+        step = _filled(limit, -size, threat.eps)
     else:
         step = _largest(limit, size * limit, threat.eps)
     return step.reshape_as(grad) * grad.sign()
@@ -113,14 +108,26 @@ def maximize(grad: Tensor, x: Tensor, threat: Threat, bounds: Bounds, length: Te
 def stride(grad: Tensor, x: Tensor, origin: Tensor, threat: Threat, size: float, bounds: Bounds) -> Tensor:
     """Returns the steepest step of length ``size`` from ``x`` in the threat's norm, for a walk in ``origin``'s ball.
 
-    In ``l1`` a step that would leave the ball ends on its surface: what projection takes away there it takes from all
-    values alike, also from the best ones.
+    In ``l1`` what the ball has no more room for is first taken from where it helps least: projection would take it
+    from all values alike, also from the best ones.
     """
     step = Threat(threat.norm, size, threat.mask)
     if threat.norm != "l1":
         return maximize(grad, x, step, bounds)
-    left = threat.eps - norm(x - origin, "l1")
-    return maximize(grad, x, step, bounds, torch.where(left > 1e-6 * threat.eps, left.clamp(max=size), size))
+    delta = x - origin
+    held = delta.abs().flatten(1)
+    worth = torch.where(held > 0, (delta.sign() * grad).flatten(1), torch.inf)
+    kept = held - _filled(held, worth, (held.sum(1, keepdim=True) + size - threat.eps).clamp(min=0))
+    start = kept.reshape_as(delta) * delta.sign()
+    return start + maximize(grad, origin + start, step, bounds) - delta
+
+
+def _filled(limit: Tensor, order: Tensor, amount: Tensor | float) -> Tensor:
+    """Returns ``amount`` in all, given to the values of each row in rising ``order``, to each at most its limit."""
+    order = order.argsort(dim=1, stable=True)
+    ordered = limit.gather(1, order)
+    left = amount - (ordered.cumsum(1) - ordered)
+    return torch.zeros_like(limit).scatter_(1, order, ordered.minimum(left.clamp_(min=0)))
 
 
 def _scaled(size: Tensor, limit: Tensor, eps: float) -> Tensor:
@@ -135,7 +142,8 @@ def _scaled(size: Tensor, limit: Tensor, eps: float) -> Tensor:
     while True:
         spent = torch.where(full, limit, 0).square().sum(1, keepdim=True)
         free = torch.where(full, 0, size)
-        free = free / free.amax(1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
+        top = free.amax(1, keepdim=True)
+        free = free / torch.where(top > 0, top, 1)
         scale = ((eps**2 - spent).clamp(min=0) / free.square().sum(1, keepdim=True).clamp(min=1)).sqrt()
         step = torch.where(full, limit, free * scale)
         now = full | (step >= limit)
@@ -166,7 +174,9 @@ def _shrink_l1(size: Tensor, limit: Tensor, eps: float) -> Tensor:
             return fixed + total - count * threshold, (fixed + total) / count
 
         threshold = root(at, size.new_zeros(len(size), 1), size.amax(1, keepdim=True))
-        clipped[over] = (size - threshold).clamp_(min=0).minimum(limit)
+        shrunk = (size - threshold).clamp_(min=0).minimum(limit)
+        total = shrunk.sum(1, keepdim=True)  # may be too large by what rounding did to the threshold, once a value
+        clipped[over] = shrunk * torch.where(total > eps, eps / total, 1)
     return clipped
 
 

@@ -229,7 +229,7 @@ def inputs_of(method: Method[Any], model: Adapter, x: Tensor, args: tuple[Any, .
     if card.decorator == "explain":
         (target,) = args or (None,)
         if target is None:
-            return (model.labels(x),)
+            return (model.backend.labels(x),)
         return (torch.full((len(x),), target, device=x.device) if isinstance(target, int) else target,)
     aim, threat = args
     if threat.norm not in card.norms:

@@ -11,7 +11,7 @@ from ironglass.core.catalogue import LADDER
 from ironglass.core.errors import AccessError, InputError
 from ironglass.core.method import Method
 from ironglass.core.values import Attribution, Avoid, Goal, Result
-from ironglass.models.adapter import Adapter, check, wrap
+from ironglass.models.adapter import Adapter, check, check_request, wrap
 
 from .cache import Cache, key_of
 from .judge import Job, inputs_of, join
@@ -78,7 +78,7 @@ class Runner:
             check(model, x)
             inputs = inputs_of(method, model, x, tuple(rest))
             aim, *threat = inputs
-            check(model, x, aim.labels if isinstance(aim, Goal) else aim, *threat)
+            check_request(model, x, aim.labels if isinstance(aim, Goal) else aim, *(threat or [None]))
             if method.card.decorator == "attack" and isinstance(aim, Tensor):
                 inputs = (Avoid(aim), *threat)
         need = method.card.access

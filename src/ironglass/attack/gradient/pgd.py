@@ -43,7 +43,7 @@ def pgd(
 
     Args:
         steps: steps a start.
-        step_size: in the threat's norm, input units; 2.5 eps / steps if None.
+        step_size: in the threat's norm, input units; if None, falling evenly from 10 eps / steps to nothing.
         restarts: starts, each on the samples that are left.
         random_start: start uniformly in the ball instead of at x.
         loss: ``ce`` for cross-entropy or ``margin`` for the logit margin.
@@ -59,16 +59,15 @@ def pgd(
         raise InputError("pgd needs a finite eps", "give the radius to search in, or use a minimum-norm attack")
     if steps < 1 or restarts < 1:
         raise InputError(f"steps={steps}, restarts={restarts}: both must be at least 1", "e.g. steps=40, restarts=1")
-    size = 2.5 * threat.eps / steps if step_size is None else step_size
+    falling = [10 * threat.eps / steps * (1 - step / steps) for step in range(steps)]
+    sizes = falling if step_size is None else [step_size] * steps
     draws = model.draws(seed) if random_start else None
     best, best_margin = x.clone(), x.new_full((len(x),), -torch.inf)
     active = torch.arange(len(x), device=x.device)
     for _ in range(restarts):
         origin, wish, part = x[active], goal.take(active), threat.take(active)
         start = None if draws is None else sample_ball(draws, origin, part, model.bounds, active)
-        climb = ascend(
-            model.take(active), origin, wish, part, steps=steps, step_size=size, loss=wish.loss(loss), start=start
-        )
+        climb = ascend(model.take(active), origin, wish, part, sizes=sizes, loss=wish.loss(loss), start=start)
         better = climb.margin > best_margin[active]
         best[active[better]], best_margin[active[better]] = climb.point[better], climb.margin[better]
         active = active[climb.margin < torch.inf]
