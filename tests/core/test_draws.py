@@ -133,4 +133,4 @@ def test_below_reaches_both_ends_of_any_range() -> None:
         assert int(values.min()) >= 0
         assert int(values.max()) < high
         assert int(values.max()) > 0.999 * high - 1
-        assert stats.kstest(((values[0] + 0.5) / high).numpy(), "uniform").pvalue > (1e-4 if high > 999 else -1)
+        assert abs(float(values.double().mean()) / (high - 1) - 0.5) < 0.005

@@ -45,7 +45,7 @@ def interval(model: Model, x: Tensor, y: Tensor, threat: Threat, *, double: bool
 
     Example:
         >>> import torch, ironglass as ig
-        >>> net = torch.nn.Linear(2, 2)
+        >>> net = torch.nn.Linear(2, 2).eval()
         >>> _ = net.weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]])), net.bias.data.zero_()
         >>> result = ig.certify.interval(ig.wrap(net), torch.tensor([[0.9, 0.2]]), torch.tensor([0]), ig.Linf(0.1))
         >>> round(float(result.margin), 3)

@@ -45,6 +45,10 @@ class Adapter:
         self.key: str | None = None
         self._asked, self._probed = access, False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Is shown samples anew in another process, which makes its own private copy."""
+        return self.__dict__ | {"_probed": False}
+
     def __repr__(self) -> str:
         return f"<model {self.name or 'unnamed'}: {self.access}, {self.classes or '?'} classes, bounds {self.bounds}>"
 
