@@ -16,7 +16,7 @@ from ironglass.core.access import At, Loss, Pass
 from ironglass.core.errors import AccessError, InputError
 
 from . import fast
-from .survey import Survey, redraw, survey
+from .survey import Survey, redraw, settle, survey
 
 R = TypeVar("R")
 
@@ -65,8 +65,8 @@ class Backend:
         """Returns the layers with parameters in the order they run."""
         raise self._closed()
 
-    def reinitialized(self, layers: Sequence[str], seed: int) -> Backend:
-        """Returns a backend with these layers drawn anew."""
+    def reinitialized(self, layers: Sequence[str], seed: int, x: Tensor) -> Backend:
+        """Returns a backend with these layers drawn anew, for samples like ``x``."""
         raise self._closed()
 
     def identity(self) -> str | None:
@@ -290,7 +290,7 @@ class Torch(Backend):
         """Returns the layers that hold parameters or running statistics themselves, in the order they begin."""
         return list(self._survey(x).holders)
 
-    def reinitialized(self, layers: Sequence[str], seed: int) -> Torch:
+    def reinitialized(self, layers: Sequence[str], seed: int, x: Tensor) -> Torch:
         """Returns a copy whose layers are drawn anew by their own initializer, running statistics included."""
         twin = copy.copy(self)
         twin._whole, twin._copy, twin._optimize = cast(Whole, self.module(torch.empty(0))), None, False
@@ -300,6 +300,11 @@ class Torch(Backend):
             torch.manual_seed(seed)
             for name in layers:
                 redraw(named[name])
+            settle(
+                twin._whole,
+                [named[name] for name in layers],
+                torch.rand(8, *x.shape[1:], device=self.device).to(self.dtype),
+            )
         return twin
 
     def identity(self) -> str:

@@ -111,7 +111,7 @@ class Session:
     def reinitialized(self, layers: Sequence[str], seed: int) -> Session:
         """Returns a copy with these layers drawn anew, on the same bill; an explanation may see all of it."""
         self._require("internals")
-        backend = self._backend.reinitialized(layers, seed)
+        backend = self._backend.reinitialized(layers, seed, self._x)
         return Session(self._adapter, self._x, self._meter, "training", self._ids, backend)
 
     def left(self, rows: Tensor | None = None) -> Tensor:

@@ -93,3 +93,25 @@ def redraw(module: nn.Module) -> None:
         if parameter.is_floating_point() and torch.equal(parameter, old):
             spread, mean = torch.std_mean(old, correction=0)
             parameter.copy_(torch.randn_like(old) * spread + mean)
+
+
+def settle(whole: nn.Module, layers: Sequence[nn.Module], noise: Tensor) -> None:
+    """Gives the batch norms among layers that were drawn anew the statistics of noise.
+
+    With statistics of 0 and 1 the values of a deep network shrink layer by layer until they are denormal numbers, on
+    which a processor is many times slower. Noise, and not the samples: a sample must not depend on its neighbours.
+    """
+    norms = [
+        layer
+        for layer in layers
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None
+    ]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    if norms:
+        whole(noise)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval()
+        norm.momentum = momentum

@@ -67,7 +67,7 @@ def square(
     loss = goal.loss("ce" if goal.targeted else "margin")
     draws = model.draws(seed)
     best, queries = origin.clone(), model.left().clamp(max=max_queries)
-    rows = (queries > 0).nonzero()[:, 0]
+    rows, stops = (queries > 0).nonzero()[:, 0], set(queries.tolist())
     at = Search.of(origin[rows], best[rows], threat.take(rows), model.bounds)
     value = x.new_full((len(rows),), -torch.inf)
     query = drawn = 0
@@ -89,12 +89,12 @@ def square(
         query += 1
         reached = goal.reached(scores, rows)
         now = torch.where(reached, torch.inf, loss(scores, rows).to(x.dtype))
-        better = now > value
-        value = torch.where(better, now, value)
-        at = at._replace(best=torch.where(better[:, None, None, None], tried, at.best))
-        on = ~reached & (queries[rows] > query)
-        if not bool(on.all()):
+        better = (now > value).nonzero()[:, 0]
+        value = value.fmax(now)
+        at.best.index_copy_(0, better, tried[better])
+        if query in stops or bool(reached.any()):
             best[rows] = at.best
+            on = ~reached & (queries[rows] > query)
             rows, value, signs, windows = rows[on], value[on], signs[on], [window.of(on) for window in windows]
             at = Search.of(origin[rows], best[rows], threat.take(rows), model.bounds)
     return lp.project(best, origin, threat, model.bounds).reshape(x.shape)
