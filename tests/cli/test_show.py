@@ -90,7 +90,7 @@ def test_a_name_that_is_taken_is_written_after_the_method() -> None:
     literals = {"title": "T", "paper": "p", "access": "labels"}
     card = make_card("spin", "attack", "attack", "ironglass.core.values", "Do it.", literals, options)
     found = option_flags(card, taken={"samples"})
-    assert [flag.opts for flag in found] == [["--spin-samples"], ["--steps"], ["--on"]]
+    assert [flag.opts for flag in found] == [["--spin-samples"], ["--steps"], ["--on"], ["--polish"], ["--quantize"]]
     assert found[2].secondary_opts == ["--no-on"]
 
 

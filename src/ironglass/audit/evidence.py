@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ironglass.core.errors import AccessError, InputError, MethodFailed
 from ironglass.core.findings import Limit
 from ironglass.core.method import get
-from ironglass.core.values import AttackResult, Attribution, Avoid, Certificate, Estimate, Score, Threat
+from ironglass.core.values import AttackResult, Attribution, Avoid, Certificate, Estimate, Norm, Score, Threat
 from ironglass.run import Runner
 
 from .planning import Plan, Step
@@ -21,12 +21,18 @@ from .planning import Plan, Step
 
 @dataclass(slots=True)
 class Evidence:
-    """All results of an audit, by method; a curve's part is the samples tried at one radius, and what came of them."""
+    """All results of an audit, by method.
+
+    ``attacks`` have a row a sample, and ``tried`` says which of them the attack was run on; ``minima`` are of the
+    samples that are labelled right; a curve's part is the samples tried at one radius, and what came of them.
+    """
 
     x: Tensor
     y: Tensor
     outputs: Tensor
     attacks: dict[str, AttackResult] = field(default_factory=dict)
+    tried: dict[str, Tensor] = field(default_factory=dict)
+    minima: dict[Norm, dict[str, AttackResult]] = field(default_factory=dict)
     curve: list[tuple[Tensor, AttackResult]] = field(default_factory=list)
     control: list[AttackResult] = field(default_factory=list)
     certificates: dict[str, Certificate] = field(default_factory=dict)
@@ -56,6 +62,37 @@ class Evidence:
             alive &= ~result.success
         return alive
 
+    def least(self, norm: Norm) -> Tensor:
+        """The length of the smallest change found of each sample ``(N,)``; 0 where it is wrong already, inf if none."""
+        smallest = torch.where(self.correct, torch.inf, 0.0).double()
+        for result in self.minima.get(norm, {}).values():
+            length = torch.where(result.success, result.distance.double(), torch.inf)
+            smallest[self.correct] = smallest[self.correct].minimum(length)
+        return smallest
+
+
+def spread(result: AttackResult, rows: Tensor, found: Evidence) -> AttackResult:
+    """Returns the result with a row a sample: those not among ``rows`` were not tried, and stay as they are."""
+
+    def over(part: Tensor, rest: Tensor) -> Tensor:
+        whole = rest.to(part.dtype).clone()
+        whole[rows] = part
+        return whole
+
+    none = torch.zeros(len(found.y), device=found.y.device)
+    return replace(
+        result,
+        x=found.x,
+        adversarial=over(result.adversarial, found.x),
+        success=over(result.success, none),
+        distance=over(result.distance, none),
+        queries=over(result.queries, none),
+        first_success=over(result.first_success, none - 1),
+        before=over(result.before, found.outputs),
+        after=over(result.after, found.outputs),
+        goal=over(result.goal, found.y),
+    )
+
 
 class _OutOfTime(Exception):
     """The audit's time is spent."""
@@ -84,7 +121,7 @@ class Gatherer:
     ) -> None:
         self._runner, self._plan, self._tick = runner, plan, tick
         self._deadline = None if seconds is None else monotonic() + seconds
-        self._done, self._total = 0, len(plan.steps) + (2 * len(plan.radii) if plan.curve else 0)
+        self._done, self._total = 0, plan.count
         self.evidence = Evidence(x, y, runner.model.outputs(x), limits=list(plan.limits))
 
     def gather(self) -> Evidence:
@@ -95,9 +132,9 @@ class Gatherer:
         """
         found, threat = self.evidence, self._plan.threat
         try:
-            for step in self._plan.of("attack"):
-                self._keep(found.attacks, step.name, step, found.x, Avoid(found.y), threat)
+            self._attack()
             self._curves()
+            self._minima()
             for step in self._plan.of("certify"):
                 self._keep(found.certificates, step.name, step, found.x, found.y, threat)
             for step in self._plan.of("estimate"):
@@ -128,6 +165,33 @@ class Gatherer:
 
     def _note(self, what: str, why: str, failed: bool = False) -> None:
         self.evidence.limits.append(Limit(what=what, why=why, failed=failed))
+
+    def _attack(self) -> None:
+        """Runs the attacks, cheap ones first and each on what is still right: so the worst case a sample costs least.
+
+        Every level of access starts afresh, and so does the control: each has a tale of its own to tell.
+        """
+        found, plan = self.evidence, self._plan
+        right = found.correct.nonzero()[:, 0]
+        for steps in plan.cascades():
+            alive = right
+            for step in steps:
+                part: dict[str, AttackResult] = {}
+                if len(alive):
+                    self._keep(part, step.name, step, found.x[alive], Avoid(found.y[alive]), plan.threat)
+                for name, result in part.items():
+                    found.attacks[name] = spread(result, alive, found)
+                    found.tried[name] = torch.isin(torch.arange(len(found.y)), alive)
+                    alive = alive[~result.success]
+
+    def _minima(self) -> None:
+        """Looks for the smallest change of every sample that is labelled right, in each norm."""
+        found = self.evidence
+        right = found.correct.nonzero()[:, 0]
+        for norm, steps in self._plan.minima.items():
+            kept = found.minima.setdefault(norm, {})
+            for step in steps if len(right) else ():
+                self._keep(kept, step.name, step, found.x[right], Avoid(found.y[right]), Threat(norm, float("inf")))
 
     def _curves(self) -> None:
         """Draws accuracy against eps: what a smaller radius breaks, a larger one breaks too, and is not tried again."""

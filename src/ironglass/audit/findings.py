@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
-from ironglass.core.catalogue import LADDER, catalogue
+from ironglass.core.catalogue import catalogue
 from ironglass.core.findings import SEVERITIES, Finding
-from ironglass.core.statistics import wilson
+from ironglass.core.statistics import bootstrap, wilson
 
 from .evidence import Evidence
 from .planning import Plan
@@ -27,7 +28,13 @@ FIXES = {
 
 def judge(found: Evidence, plan: Plan) -> tuple[Finding, ...]:
     """Returns the findings, worst first; within a level in the order of the report."""
-    findings = [*_accuracy(found, plan), *_robustness(found, plan), *_proofs(found, plan), *_explanations(found, plan)]
+    findings = [
+        *_accuracy(found, plan),
+        *_robustness(found, plan),
+        *_minima(found),
+        *_proofs(found, plan),
+        *_explanations(found, plan),
+    ]
     return tuple(sorted(findings, key=lambda finding: -SEVERITIES.index(finding.severity)))
 
 
@@ -93,25 +100,61 @@ def _robustness(found: Evidence, plan: Plan) -> Iterator[Finding]:
         alive = int((found.correct & ~found.attacks[control].success).sum())
         verdict = f"Random noise of the same size breaks {right - alive} of {right} correct answers"
         yield _share("noise", "break", alive, right, verdict, plan, control)
-    blind = [name for name in real if not _sees_gradients(name)]
-    if blind:
-        broken = found.correct & _any([real[name].success for name in blind])
+    levels = [spent(found, names) for names in blind(found).values()]
+    if levels:
+        broken = _any([lost for lost, _ in levels])
         alive = right - int(broken.sum())
-        least = _median([queries_of(found, name)[broken] for name in blind])
+        least = _median([queries.where(lost, torch.inf)[broken] for lost, queries in levels])
         after = f" after a median of {least:,.0f} queries" if int(broken.sum()) else ""
         verdict = f"Without gradients, {right - alive} of {right} correct answers break{after}"
-        yield _share("scores_alone", "rights", alive, right, verdict, plan, ", ".join(blind))
+        names = ", ".join(name for names in blind(found).values() for name in names)
+        yield _share("scores_alone", "rights", alive, right, verdict, plan, names)
 
 
-def _sees_gradients(name: str) -> bool:
-    card = catalogue().get(name)
-    return card is None or LADDER.index(card.access) > LADDER.index("scores")
+def _minima(found: Evidence) -> Iterator[Finding]:
+    """The mean length of the smallest change that breaks an answer, in each norm."""
+    for norm, results in found.minima.items():
+        least = found.least(norm)[found.correct]
+        broken = least[least < float("inf")].tolist()
+        if not broken:
+            continue
+        low, high = bootstrap(broken)
+        mean, all_of = sum(broken) / len(broken), f"{len(broken)} of {len(least)}"
+        yield Finding(
+            rule=f"least.{norm}",
+            severity="info",
+            verdict=f"In {norm}, the smallest change found that breaks an answer is {mean:.3g} on average ({all_of})",
+            fix="",
+            section="break",
+            value=mean,
+            low=low,
+            high=high,
+            unit="values" if norm == "l0" else "input units",
+            better="higher",
+            method=", ".join(results),
+            samples=len(broken),
+        )
 
 
-def queries_of(found: Evidence, name: str) -> Tensor:
-    """Returns the queries a sample took until its first success, or all it made where there was none ``(N,)``."""
-    result = found.attacks[name]
-    return result.first_success.where(result.first_success >= 0, result.queries).double()
+def blind(found: Evidence) -> dict[str, list[str]]:
+    """Returns the attacks that ran without gradients, by the access they need; controls are none."""
+    levels: dict[str, list[str]] = {}
+    for name in found.attacks:
+        card = catalogue().get(name)
+        if card is not None and card.access in ("scores", "labels") and "control" not in card.tags:
+            levels.setdefault(card.access, []).append(name)
+    return levels
+
+
+def spent(found: Evidence, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Returns which right answers a cascade broke, and the queries a sample until then, or in all ``(N,)``."""
+    broken, queries = torch.zeros_like(found.correct), torch.zeros(len(found.y), dtype=torch.double)
+    for name in names:
+        result = found.attacks[name]
+        hit = result.success & found.correct
+        queries += torch.where(hit & (result.first_success >= 0), result.first_success, result.queries)
+        broken |= hit
+    return broken, queries
 
 
 def _any(parts: list[Tensor]) -> Tensor:

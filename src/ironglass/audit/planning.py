@@ -56,13 +56,33 @@ class Plan:
     limits: tuple[Limit, ...]
     curve: str | None
     radii: tuple[float, ...]
+    minima: Mapping[Norm, tuple[Step, ...]]
 
     @property
     def passes(self) -> float:
-        """Passes expected in all, forward and backward, at most: each step once, and the curve's at every radius."""
+        """Passes expected in all, forward and backward, at most.
+
+        That is each step once, the curve's at every radius, and the minimum-norm attacks in every norm.
+        """
         drawn = (self.curve, self.suite.control) if self.curve else ()
         times = {name: 1 + len(self.radii) for name in drawn}
-        return sum(step.passes * step.samples * times.get(step.name, 1) for step in self.steps)
+        least = sum(step.passes * step.samples for steps in self.minima.values() for step in steps)
+        return least + sum(step.passes * step.samples * times.get(step.name, 1) for step in self.steps)
+
+    @property
+    def count(self) -> int:
+        """How many times a method is run."""
+        return len(self.steps) + (2 * len(self.radii) if self.curve else 0) + sum(map(len, self.minima.values()))
+
+    def cascades(self) -> list[list[Step]]:
+        """Returns the attacks in cascades, cheap ones first: the control, and each level of access."""
+        blind = ("labels", "scores")
+        steps: dict[str, list[Step]] = {}
+        for step in sorted(self.of("attack"), key=lambda step: step.passes):
+            control = step.name == self.suite.control
+            level = "control" if control else step.card.access if step.card.access in blind else "gradient"
+            steps.setdefault(level, []).append(step)
+        return [steps[level] for level in ("control", *blind, "gradient") if level in steps]
 
     def of(self, decorator: str) -> list[Step]:
         """Returns the steps of one kind."""
@@ -98,11 +118,8 @@ def make_plan(model: Adapter, x: Tensor, config: Config) -> Plan:
         find(name)
     steps, limits = [], []
     for card in catalogue().values():
-        options = dict(suite.options.get(card.name, {})) | dict(config.options.get(card.name, {}))
-        if card.random:
-            options["seed"] = config.seed
-        options = card.filled(options)
-        why = _why_not(card, options, model, x, suite, config)
+        options = _options(card, suite, config)
+        why = _why_not(card, options, model, x, suite, config, threat.norm)
         if why:
             limits.append(Limit(what=card.title, why=why))
             continue
@@ -115,17 +132,40 @@ def make_plan(model: Adapter, x: Tensor, config: Config) -> Plan:
     radii = tuple(ratio * threat.eps for ratio in suite.radii)
     if threat.norm == "linf":
         radii = tuple(radius for radius in radii if radius < model.bounds.span) or (threat.eps,)
-    return Plan(suite, threat, tuple(steps), tuple(limits), curve, radii)
+    minima = {norm: _minimum(norm, model, x, suite, config) for norm in suite.norms}
+    least = {norm: found for norm, found in minima.items() if found}
+    return Plan(suite, threat, tuple(steps), tuple(limits), curve, radii, least)
 
 
-def _why_not(card: Card, options: Mapping[str, Any], model: Adapter, x: Tensor, suite: Suite, config: Config) -> str:
+def _minimum(norm: Norm, model: Adapter, x: Tensor, suite: Suite, config: Config) -> tuple[Step, ...]:
+    """Returns the suite's attacks for the smallest change in this norm that fit the model."""
+    steps = []
+    for name in suite.minimum:
+        card = find(name)
+        options = _options(card, suite, config)
+        if norm in card.norms and not _why_not(card, options, model, x, suite, config, norm):
+            steps.append(Step(card, options, len(x), card.passes(model.classes, options), f"the smallest in {norm}"))
+    return tuple(steps)
+
+
+def _options(card: Card, suite: Suite, config: Config) -> dict[str, Any]:
+    """Returns a method's options: its own defaults, the suite's in their place, and the user's in theirs."""
+    options = dict(suite.options.get(card.name, {})) | dict(config.options.get(card.name, {}))
+    if card.random:
+        options["seed"] = config.seed
+    return card.filled(options)
+
+
+def _why_not(
+    card: Card, options: Mapping[str, Any], model: Adapter, x: Tensor, suite: Suite, config: Config, norm: Norm
+) -> str:
     """Returns why a method is not part of the plan, or nothing."""
     if (config.only and card.name not in config.only) or card.name in config.skip:
         return "left out on request"
     if LADDER.index(card.access) > LADDER.index(model.access):
         return f"needs {card.access}, the model gives {model.access}"
-    if card.norms and config.norm not in card.norms:
-        return f"works in {', '.join(card.norms)}, the threat is in {config.norm}"
+    if card.norms and norm not in card.norms:
+        return f"works in {', '.join(card.norms)}, the threat is in {norm}"
     if card.inputs and DOMAINS.get(x.ndim) not in card.inputs:
         return f"is for {', '.join(card.inputs)} inputs"
     passes = card.passes(model.classes, options)

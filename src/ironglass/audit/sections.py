@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,9 +15,10 @@ from ironglass.models.adapter import Adapter
 
 from . import pictures
 from .evidence import Evidence
-from .findings import queries_of, radius, size
+from .findings import blind, radius, size, spent
 from .planning import Plan
 
+UNITS = {"linf": "input units", "l2": "input units", "l1": "input units", "l0": "values"}
 BUDGETS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
 
 
@@ -75,14 +76,14 @@ class Writer:
         found = self._found
         if not found.attacks or not bool(found.correct.any()):
             return None
-        curve, gallery = self._accuracy_curve(), self._panda()
+        curve, gallery, least = self._accuracy_curve(), self._panda(), self._least_table()
         return Section(
             id="break",
             title="How hard is it to break?",
             sentence=self._sentence("break"),
-            curves=(curve,) if curve else (),
+            curves=(*((curve,) if curve else ()), *self._least_curves()),
             galleries=(gallery,) if gallery else (),
-            tables=(self._attack_table(),),
+            tables=(self._attack_table(), *((least,) if least else ())),
         )
 
     def _accuracy_curve(self) -> Curve | None:
@@ -113,18 +114,71 @@ class Writer:
             log_x=True,
         )
 
+    def _least_curves(self) -> Iterator[Curve]:
+        """Accuracy among all samples against the radius, a norm a figure, by the smallest change found for each sample.
+
+        Whatever is broken by some change is broken at every larger radius: one search tells the whole curve.
+        """
+        found, total = self._found, len(self._found.y)
+        for norm in found.minima:
+            least = found.least(norm)
+            sizes = sorted({0.0, *(float(size) for size in least.tolist() if size < float("inf"))})
+            if len(sizes) < 2:
+                continue
+            alive = [int((least > size).sum()) for size in sizes]
+            steps = [(sizes[i + late], alive[i]) for i in range(len(sizes)) for late in (0, 1) if i + late < len(sizes)]
+            titles = ", ".join(catalogue()[name].title for name in found.minima[norm])
+            yield Curve(
+                id=f"least-{norm}",
+                caption=f"Accuracy against the size of the change in {norm}, by the smallest change found, "
+                "with 95 % intervals",
+                x_label=f"eps ({norm}, {UNITS[norm]})",
+                y_label="accuracy",
+                series=(_line(titles, [x for x, _ in steps], [count for _, count in steps], total, "attack"),),
+            )
+
+    def _least_table(self) -> Table | None:
+        """The smallest changes found: how long they are, and the sample that breaks most easily."""
+        found = self._found
+        rows = []
+        for norm in found.minima:
+            least = found.least(norm)[found.correct].double()
+            broken = least[least < float("inf")]
+            if not len(broken):
+                continue
+            first = int(found.least(norm).where(found.correct, torch.inf).argmin())
+            tenth, half = (float(broken.quantile(share)) for share in (0.1, 0.5))
+            rows.append(
+                (
+                    norm,
+                    f"{len(broken)} of {len(least)}",
+                    f"{float(broken.min()):.3g} ({self._ids[first]})",
+                    f"{tenth:.3g}",
+                    f"{half:.3g}",
+                    ", ".join(catalogue()[name].title for name in found.minima[norm]),
+                )
+            )
+        if not rows:
+            return None
+        return Table(
+            id="least",
+            caption="The smallest change that breaks each answer, in input units (l0: a number of values)",
+            columns=("norm", "broken", "smallest", "a tenth is below", "half is below", "by"),
+            rows=tuple(rows),
+        )
+
     def _attack_table(self) -> Table:
         found = self._found
         rows = []
         for name, result in found.attacks.items():
-            broken, right = int((result.success & found.correct).sum()), int(found.correct.sum())
-            low, high = wilson(broken, right)
-            count = len(result)
+            broken, tried = int((result.success & found.correct).sum()), int(found.tried[name].sum())
+            low, high = wilson(broken, tried)
+            count = tried
             rows.append(
                 (
                     catalogue()[name].title,
                     catalogue()[name].access,
-                    f"{broken} of {right}",
+                    f"{broken} of {tried}",
                     f"{low:.0%} to {high:.0%}",
                     f"{result.cost.forward / count:,.0f}",
                     f"{result.cost.backward / count:,.0f}",
@@ -133,8 +187,17 @@ class Writer:
             )
         return Table(
             id="attacks",
-            caption=f"Each attack under {size(self._plan)}",
-            columns=("attack", "needs", "broken", "95 % interval", "forward / sample", "backward / sample", "seconds"),
+            caption=f"Attacks under {size(self._plan)}. Cheap ones come first, and each is tried on what those "
+            "before it left, apart for those with gradients, with scores and with labels",
+            columns=(
+                "attack",
+                "needs",
+                "broken of those tried",
+                "95 % interval",
+                "forward / sample",
+                "backward / sample",
+                "seconds",
+            ),
             rows=tuple(rows),
         )
 
@@ -187,26 +250,21 @@ class Writer:
         return self._model.name_of(label) + ("" if self._model.access == "labels" else f", {share:.0%}")
 
     def _rights(self) -> Section | None:
-        """Success against queries, a line an attack without gradients."""
+        """Success against queries, a line a level of access."""
         found = self._found
         right = int(found.correct.sum())
-        blind = [
-            name
-            for name in found.attacks
-            if catalogue()[name].access in ("labels", "scores") and "control" not in catalogue()[name].tags
-        ]
-        if not blind or not right:
-            return None
         lines = []
-        for name in blind:
-            result = found.attacks[name]
-            queries = queries_of(found, name)
-            most = float(result.queries.max())
+        for level, names in blind(found).items():
+            broken, queries = spent(found, names)
+            most = float(queries.max())
+            if not right or not most:
+                continue
             budgets = [float(budget) for budget in BUDGETS if budget < most] + [most]
-            won = [int((result.success & found.correct & (queries <= budget)).sum()) for budget in budgets]
-            lines.append(
-                _line(f"{catalogue()[name].title} ({catalogue()[name].access})", budgets, won, right, "attack")
-            )
+            won = [int((broken & (queries <= budget)).sum()) for budget in budgets]
+            titles = ", ".join(catalogue()[name].title for name in names)
+            lines.append(_line(f"{level} ({titles})", budgets, won, right, "attack"))
+        if not lines:
+            return None
         curve = Curve(
             id="queries",
             caption="Correct answers broken against queries a sample, with 95 % intervals",

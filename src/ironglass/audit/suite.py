@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ironglass.core.findings import Severity
+from ironglass.core.values import Norm
 
 FOLDER = Path(__file__).parent / "suites"
 
@@ -19,6 +20,8 @@ class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     max_passes: float
     curve: tuple[str, ...]
     control: str
+    minimum: tuple[str, ...]
+    norms: tuple[Norm, ...]
     radii: tuple[float, ...]
     explained: int
     shown: int

@@ -14,7 +14,9 @@ from .errors import InputError, suggest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FAMILIES = ("explain", "visualize", "attack", "poison", "leak", "defend", "certify", "metric")
-DECORATORS = ("attack", "explain", "certify", "estimate", "metric")
+DECORATORS = ("attack", "explain", "certify", "estimate", "metric", "diagnose", "study")
+HOMES = {"estimate": "certify", "diagnose": "metric", "study": "metric"}
+"""The family of a kind of method whose name is not the kind's own."""
 LADDER = ("labels", "scores", "gradient", "internals", "training")
 
 
@@ -26,6 +28,18 @@ class Option:
     type: str
     default: Any
     help: str
+
+
+FINISH = (
+    Option("polish", "int", 0, "rounds of the closed-form polish after the attack: a shorter change for a few passes"),
+    Option(
+        "quantize",
+        "Literal['uint8'] | None",
+        None,
+        "uint8 to round to the levels of a saved picture, and to repair what rounding undoes",
+    ),
+)
+"""What every attack can be asked besides its own options; the judge does it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +169,7 @@ def card_of(function: Callable[..., Any], decorator: str, literals: Mapping[str,
         if parameter.kind is parameter.KEYWORD_ONLY
     ]
     parts = function.__module__.split(".")
-    family = parts[1] if len(parts) > 1 and parts[1] in FAMILIES else {"estimate": "certify"}.get(decorator, decorator)
+    family = parts[1] if len(parts) > 1 and parts[1] in FAMILIES else HOMES.get(decorator, decorator)
     return make_card(
         function.__name__, family, decorator, function.__module__, inspect.getdoc(function) or "", literals, options
     )
@@ -173,6 +187,8 @@ def make_card(
     """Builds a card; both front ends (source and function in hand) end here."""
     helps = _argument_help(doc)
     rows = tuple(Option(option, type_, default, helps.get(option, "")) for option, type_, default in options)
+    if decorator == "attack":
+        rows += FINISH
     return Card(
         name=name,
         family=family,
