@@ -82,8 +82,10 @@ def test_the_findings_are_the_facts(report: Report, net: nn.Module, data: tuple[
     noise = ig.attack.random_noise(net, x, y, ig.Linf(0.2))
     assert found["noise"].value == pytest.approx(float((right & ~noise.success).sum() / right.sum()))
     alive = right.clone()
-    for name in ("fgsm", "pgd", "square", "random_noise"):
-        alive &= ~get(name)(net, x, y, ig.Linf(0.2), **QUICK.get(name, {})).success
+    steps = plan(ig.wrap(net), data, Config(eps=0.2, options=QUICK)).of("attack")
+    assert {"fgsm", "pgd", "square", "random_noise"} <= {step.name for step in steps}
+    for step in steps:  # the cascade tries each on survivors only, and finds the same worst case
+        alive &= ~get(step.name)(net, x, y, ig.Linf(0.2), **step.options).success
     assert found["robust_accuracy"].value == pytest.approx(float(alive.sum() / right.sum()))
     assert all(f.low <= f.value <= f.high for f in report.findings if f.value is not None)
     ranks = [SEVERITIES.index(finding.severity) for finding in report.findings]

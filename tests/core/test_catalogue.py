@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,12 @@ def test_every_card_is_complete(card: Card) -> None:
     assert card.passes(10, {}) >= 0
     assert all(option.help for option in card.options), [o.name for o in card.options if not o.help]
     assert card.name == card.module.rpartition(".")[2], "a method lives in the file of its name"
+
+
+def test_every_paper_is_in_the_bibliography() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "refs.bib").read_text(encoding="utf-8")
+    keys = set(re.findall(r"^@\w+\{(\w+),", text, flags=re.MULTILINE))
+    assert {card.paper for card in catalogue().values()} <= keys
 
 
 def test_an_unknown_method_is_answered_with_the_nearest() -> None:

@@ -1,0 +1,48 @@
+"""Taking parts of samples away in an order: what deletion and insertion measure."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ironglass.core.access import Model
+
+
+def places(values: Tensor, x: Tensor) -> Tensor:
+    """Returns the worth of each place ``(N, places)``: of each pixel, its channels summed, or of each value."""
+    image = x.ndim == 4
+    worth = values.sum(1) if image and values.shape == x.shape else values
+    return worth.flatten(1)
+
+
+def curve(model: Model, start: Tensor, end: Tensor, worth: Tensor, target: Tensor, steps: int) -> Tensor:
+    """Returns the target's probability as places go over from ``start`` to ``end``, those of most worth first.
+
+    Args:
+        model: that decides.
+        start: what the samples are at first ``(N, *shape)``.
+        end: what they are at last ``(N, *shape)``.
+        worth: of each place ``(N, places)``; equal ones go in the order of their place.
+        target: whose probability is watched ``(N,)``.
+        steps: equal steps, in each of which the same number of places goes over.
+
+    Returns:
+        Probabilities ``(N, steps + 1)``, from nothing gone over to everything.
+    """
+    order = worth.argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
+    shape = (len(start), 1, *start.shape[2:]) if start.ndim == 4 else start.shape
+    rows, shares = torch.arange(len(start), device=start.device), []
+    for step in range(steps + 1):
+        gone = (rank < round(step * order.shape[1] / steps)).reshape(shape)
+        scores = model.scores(torch.where(gone, end, start), rows)
+        shares.append(scores.double().softmax(1).gather(1, target[:, None])[:, 0])
+    return torch.stack(shares, 1)
+
+
+def area(curves: Tensor) -> Tensor:
+    """Returns the area under each curve over [0, 1] by the trapezoid rule ``(N,)``."""
+    inner = curves[:, 1:-1].sum(1) + (curves[:, 0] + curves[:, -1]) / 2
+    return inner / (curves.shape[1] - 1)
