@@ -12,12 +12,13 @@ from ironglass.core.access import Model
 from ironglass.core.errors import InputError, suggest
 from ironglass.core.method import get, metric
 from ironglass.core.values import Attribution, Map, Score
-from ironglass.ops.similarity import spearman, ssim
+from ironglass.ops.similarity import hog, spearman, ssim
 
 SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "spearman": spearman,
     "spearman_abs": lambda a, b: spearman(a.abs(), b.abs()),
     "ssim": ssim,
+    "hog": hog,
 }
 
 
@@ -27,13 +28,14 @@ SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     access="internals",
     cost="2 * steps * redraws",
     lecture="sanity checks for saliency maps",
+    tags=("explains again",),
 )
 def parameter_randomization(
     model: Model,
     attribution: Attribution,
     *,
     mode: Literal["cascading", "independent"] = "cascading",
-    similarity: Literal["spearman", "spearman_abs", "ssim"] = "spearman",
+    similarity: Literal["spearman", "spearman_abs", "ssim", "hog"] = "spearman",
     steps: int = 5,
     redraws: int = 1,
     threshold: float = 0.5,
@@ -48,7 +50,7 @@ def parameter_randomization(
     Args:
         mode: ``cascading`` draws all layers from the output down to one; ``independent`` one alone, and at last all.
         similarity: ``spearman`` for the rank correlation of the values, ``spearman_abs`` of their magnitudes, ``ssim``
-            for the structural similarity of the images.
+            for the structural similarity of the images, ``hog`` for their histograms of oriented gradients.
         steps: how many stages, spread evenly over the layers: the first draws the output layer, the last all of them.
         redraws: times each stage is drawn; similarities are averaged. A map of few cells, such as Grad-CAM's, resembles
             a chance one more or less by luck: average some there.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ironglass.core.errors import InputError
+from ironglass.core.errors import InputError, extra
 
 from .filters import gaussian, smooth
 
@@ -72,6 +72,41 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     map_ = (2 * p1 * q1 + c1) * (2 * (pq - p1 * q1) + c2)
     scale = (p1 * p1 + q1 * q1 + c1) * (p2 - p1 * p1 + q2 - q1 * q1 + c2)
     return torch.where(varied, (map_ / scale.where(scale > 0, 1)).mean((1, 2)), 0)
+
+
+def hog(a: Tensor, b: Tensor) -> Tensor:
+    """Returns the correlation of the histograms of oriented gradients of each pair of maps ``(N,)``.
+
+    Channels are summed and each map divided by its greatest absolute value before. Cells are 16 pixels wide, or a
+    quarter of the map's shorter side where that is less; nine orientations. 0 where a map is constant.
+
+    Args:
+        a: maps ``(N, H, W)`` or ``(N, C, H, W)``.
+        b: maps of the same shape.
+
+    Raises:
+        InputError: if the maps are no images.
+        MissingExtra: if scikit-image is not installed.
+    """
+    if a.ndim not in (3, 4):
+        raise InputError(f"maps of shape {tuple(a.shape[1:])} are no images", "take similarity='spearman'")
+    try:
+        from skimage.feature import hog as histogram
+    except ImportError as error:
+        raise extra("images", "scikit-image") from error
+
+    cell = max(2, min(16, min(a.shape[-2:]) // 4))
+    planes = [_unit(side.sum(1) if side.ndim == 4 else side).double().cpu() for side in (a, b)]
+    found = []
+    for pair in zip(*planes, strict=True):
+        one, other = (
+            torch.from_numpy(histogram(plane.numpy(), 9, (cell, cell), cells_per_block=(1, 1))) for plane in pair
+        )
+        one, other = one - one.mean(), other - other.mean()
+        scale = float(one.norm() * other.norm())
+        found.append(float(one @ other) / scale if scale else 0.0)
+    varied = _varies(planes[0]) & _varies(planes[1])
+    return torch.where(varied, torch.tensor(found, dtype=torch.double), 0).to(a)
 
 
 def _unit(maps: Tensor) -> Tensor:
