@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 from ironglass.core.access import Model
+from ironglass.core.errors import InputError
+from ironglass.core.values import Attribution, Score
+
+from . import baselines
+from .again import onto_input
 
 
 def places(values: Tensor, x: Tensor) -> Tensor:
@@ -46,3 +51,48 @@ def area(curves: Tensor) -> Tensor:
     """Returns the area under each curve over [0, 1] by the trapezoid rule ``(N,)``."""
     inner = curves[:, 1:-1].sum(1) + (curves[:, 0] + curves[:, -1]) / 2
     return inner / (curves.shape[1] - 1)
+
+
+def removed(
+    model: Model,
+    attribution: Attribution,
+    steps: int,
+    baseline: str | float,
+    orders: int,
+    seed: int,
+    insert: bool,
+) -> Score:
+    """Scores an attribution by the area under its curve, beside the mean area of orders by chance.
+
+    Args:
+        model: that decides.
+        attribution: whose order is tested.
+        steps: equal steps, at most one a place.
+        baseline: what is left of a place.
+        orders: by chance.
+        seed: of the orders.
+        insert: bring places back instead of taking them away.
+
+    Raises:
+        InputError: if an option is out of range.
+    """
+    if steps < 2 or orders < 1:
+        raise InputError(f"steps={steps}, orders={orders}: at least 2 and 1 are needed", "e.g. steps=50, orders=3")
+    x, target = attribution.x, attribution.target
+    bare = baselines.baseline(x, model.bounds, baseline)
+    ends = (bare, x) if insert else (x, bare)
+    worth = places(onto_input(attribution.values, x), x)
+    steps = min(steps, worth.shape[1])
+    by_map = area(curve(model, *ends, worth, target, steps))
+    draws = model.draws(seed)
+    by_chance = torch.stack(
+        [area(curve(model, *ends, draws.uniform((worth.shape[1],)), target, steps)) for _ in range(orders)]
+    ).mean(0)
+    return Score(
+        x=x,
+        method="insertion" if insert else "deletion",
+        values=torch.stack([by_map, by_chance], 1).to(attribution.values.dtype),
+        passed=by_map > by_chance if insert else by_map < by_chance,
+        steps=("by the map", "by chance"),
+        of=attribution.method,
+    )
