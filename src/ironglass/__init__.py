@@ -16,6 +16,7 @@ from .core.catalogue import Card, catalogue
 if TYPE_CHECKING:
     from . import attack, certify, explain, metric
     from .audit import audit
+    from .core.diagnosis import Diagnosis, Study
     from .core.values import (
         L0,
         L1,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         Reach,
         Score,
         Threat,
+        Wasserstein,
         load,
     )
     from .models.adapter import Adapter, wrap
@@ -49,13 +51,16 @@ __all__ = [
     "Card",
     "Certificate",
     "Cost",
+    "Diagnosis",
     "Estimate",
     "Goal",
     "Linf",
     "Reach",
     "Runner",
     "Score",
+    "Study",
     "Threat",
+    "Wasserstein",
     "__version__",
     "attack",
     "audit",
@@ -71,6 +76,7 @@ _HOMES = {
     "Runner": "run",
     "wrap": "models.adapter",
     "Adapter": "models.adapter",
+    **dict.fromkeys(("Diagnosis", "Study"), "core.diagnosis"),
     **dict.fromkeys(("attack", "audit", "explain", "certify", "metric"), ""),
 }
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from click.testing import Result
 
+from ironglass.core.diagnosis import Diagnosis
 from ironglass.core.statistics import wilson
 from ironglass.core.values import AttackResult, Attribution, Certificate, load
 
@@ -223,3 +225,51 @@ def test_workers_give_the_same_answer(call: Call, case: Case) -> None:
     words = ("attack", "pgd", "linear.py:make", "--data", "data.npz", "--eps", "0.05", "--steps", "3", "--json")
     one, two = value(call(*words)), value(call(*words, "--workers", "2"))
     assert (one["succeeded"], one["median_distance"]) == (two["succeeded"], two["median_distance"])
+
+
+MASKING = ("metric", "masking_alarms", "--data", "data.npz", "--eps", "1/20", "--steps", "5", "--queries", "30")
+
+
+def test_a_diagnosis_agrees_with_the_closed_form_and_is_saved(call: Call, case: Case) -> None:
+    figures = value(call(*MASKING, "net.py:Own", "--json", "--save", "found.safetensors"))
+    assert figures["fooled"] == int(case.falls.sum())
+    assert figures["alarms"] == figures["causes"] == []
+    rows = {row["check"]: row for row in figures["checks"]}
+    assert (rows["random"]["shown"], rows["random"]["asked"]) == (0, len(case.y))
+    assert rows["transfer"]["verdict"] == "not run"
+    result = load(figures["saved"])
+    assert isinstance(result, Diagnosis)
+    assert torch.equal(result.broken, case.falls)
+
+
+def test_a_diagnosis_prints_its_checks_and_what_an_alarm_means(call: Call, case: Case) -> None:
+    code = "\n\nclass Soft(Own):\n    def forward(self, x):\n        return self.layer(x).softmax(1)\n"
+    (case.folder / "soft.py").write_text((case.folder / "net.py").read_text() + code)
+    text = call(*MASKING, "soft.py:Soft").stdout
+    assert re.search(rf"probabilities +alarm +{len(case.y)} of {len(case.y)}\n", text)
+    assert "probabilities: The outputs are probabilities" in text
+    assert "Remedy: attack the logits" in text
+    assert re.search(r"transfer +not run\n", text)
+    assert "0 alarms: nothing speaks against the robustness measured" in call(*MASKING, "net.py:Own").stdout
+
+
+def test_a_metric_that_needs_more_than_a_model_is_run_from_python(call: Call, case: Case) -> None:
+    for name in ("completeness", "transfer_matrix"):
+        result = call("metric", name, "net.py:Own", "--data", "data.npz")
+        assert result.exit_code == 2
+        assert f"{name} is run from Python" in result.stderr
+        assert f"ironglass show {name}" in result.stderr
+    assert "masking_alarms" in call("metric", "--help").stdout
+    assert "completeness" not in call("metric", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("masking_alarms", "ig.metric.masking_alarms(model, x, y, ig.Linf(8/255), steps=40"),
+        ("transfer_matrix", "ig.metric.transfer_matrix(models, x, y, ig.Linf(8/255), attack='pgd'"),
+        ("unit_semantics", "ig.metric.unit_semantics(models, x, y, layer=None"),
+    ],
+)
+def test_show_has_the_line_to_copy(call: Call, name: str, line: str) -> None:
+    assert line in call("show", name).stdout

@@ -10,6 +10,7 @@ from ironglass.core.values import (
     L1,
     L2,
     AttackResult,
+    Attribution,
     Avoid,
     Bounds,
     Certificate,
@@ -19,6 +20,7 @@ from ironglass.core.values import (
     Threat,
     load,
 )
+from ironglass.run.judge import join, part
 
 
 def test_empty_bounds_and_negative_radii_are_refused() -> None:
@@ -115,3 +117,23 @@ def test_a_mask_a_sample_is_taken_with_its_sample() -> None:
     assert torch.equal(Threat("l2", 1.0, masks).take(torch.tensor([3])).mask, masks[3:])  # type: ignore[arg-type]
     shared = Threat("l2", 1.0, masks[:1])
     assert shared.take(torch.tensor([3])) is shared
+
+
+def test_what_else_an_explanation_knows_is_taken_joined_and_saved(tmp_path: Path) -> None:
+    x = torch.rand(4, 3)
+    extras = {"fit": torch.rand(4, dtype=torch.float64), "parts": torch.arange(12).reshape(4, 3)}
+    options = {"steps": 3, "weights": torch.ones(2)}
+    whole = Attribution(
+        x=x, method="lime", options=options, values=x, target=torch.zeros(4, dtype=torch.long), extras=extras
+    )
+    some = part(whole, torch.tensor([3, 1]))
+    assert torch.equal(some.extras["parts"], extras["parts"][[3, 1]])
+    joined = join([part(whole, slice(0, 1)), part(whole, slice(1, 4))])
+    assert isinstance(joined, Attribution)
+    assert all(torch.equal(joined.extras[name], extras[name]) for name in extras)
+    whole.save(tmp_path / "a.safetensors")
+    back = load(tmp_path / "a.safetensors")
+    assert isinstance(back, Attribution)
+    assert back.extras.keys() == extras.keys()
+    assert all(torch.equal(back.extras[name], extras[name]) for name in extras)
+    assert back.options["weights"]["shape"] == [2]

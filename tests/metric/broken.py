@@ -45,7 +45,7 @@ def trained(net: CNN, x: Tensor, y: Tensor, *, steps: int, eps: float = 0.0) -> 
             layer.reset_parameters()
         optimizer = torch.optim.Adam(net.parameters(), 2e-3)
         for step in range(steps):
-            rows = torch.randint(len(x), (128,))
+            rows = torch.randint(len(x), (64,))
             inputs, labels = x[rows], y[rows]
             if eps:
                 now = eps * min(1.0, step / (0.4 * steps))

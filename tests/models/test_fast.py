@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import copy
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -356,3 +358,41 @@ def test_fingerprint_sees_any_bit_and_its_return(data: st.DataObject) -> None:
     assert fingerprint(net) != before
     content[place] ^= bit
     assert fingerprint(net) == before
+
+
+class Chancy(nn.Module):
+    """Adds to its scores what a function draws."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.layer, self.draw = nn.Linear(4, 3), draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.draw()
+
+
+def own_generator() -> Callable[[], float]:
+    return random.Random(0).random
+
+
+DRAWS: dict[str, Callable[[], Callable[[], float]]] = {
+    "python": lambda: lambda: float(random.randint(0, 1)),  # a coin falls alike three times in every fourth copy
+    "numpy": lambda: lambda: float(np.random.randint(0, 2)),  # noqa: NPY002 - the global generator is what is tested
+    "torch": lambda: lambda: float(torch.randint(2, ())),
+    "its own generator": own_generator,
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_network_that_draws_is_copied_as_it_is(name: str) -> None:
+    x, state, numpys = torch.rand(2, 4), random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng([]):
+        for seed in range(12):
+            random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)  # noqa: NPY002
+            net = Chancy(DRAWS[name]())
+            copied = made(net, x)
+            assert copied.level == "copied"
+            assert "random" in copied.why
+            assert len({tuple(copied.scores(x).flatten().tolist()) for _ in range(40)}) > 1, "a draw was frozen"
+    random.setstate(state)
+    np.random.set_state(numpys)  # noqa: NPY002

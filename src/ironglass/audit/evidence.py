@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ironglass.core.diagnosis import Diagnosis
 from ironglass.core.errors import AccessError, InputError, MethodFailed
 from ironglass.core.findings import Limit
 from ironglass.core.method import get
@@ -24,7 +25,8 @@ class Evidence:
     """All results of an audit, by method.
 
     ``attacks`` have a row a sample, and ``tried`` says which of them the attack was run on; ``minima`` are of the
-    samples that are labelled right; a curve's part is the samples tried at one radius, and what came of them.
+    samples that are labelled right, ``diagnoses`` of those ``examined``; a curve's part is the samples tried at one
+    radius, and what came of them.
     """
 
     x: Tensor
@@ -35,6 +37,8 @@ class Evidence:
     minima: dict[Norm, dict[str, AttackResult]] = field(default_factory=dict)
     curve: list[tuple[Tensor, AttackResult]] = field(default_factory=list)
     control: list[AttackResult] = field(default_factory=list)
+    examined: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
     certificates: dict[str, Certificate] = field(default_factory=dict)
     estimates: dict[str, Estimate] = field(default_factory=dict)
     explained: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
@@ -135,6 +139,7 @@ class Gatherer:
             self._attack()
             self._curves()
             self._minima()
+            self._examine()
             for step in self._plan.of("certify"):
                 self._keep(found.certificates, step.name, step, found.x, found.y, threat)
             for step in self._plan.of("estimate"):
@@ -212,6 +217,15 @@ class Gatherer:
                 alive = alive[~part[plan.curve].success]
             if plan.suite.control in part:
                 found.control.append(part[plan.suite.control])
+
+    def _examine(self) -> None:
+        """Asks of the first samples that are labelled right whether what the attacks say can be believed."""
+        found = self.evidence
+        right = found.correct.nonzero()[:, 0]
+        for step in self._plan.of("diagnose") if len(right) else ():
+            found.examined = right[: step.samples]
+            x, y = found.x[found.examined], found.y[found.examined]
+            self._keep(found.diagnoses, step.name, step, x, y, self._plan.threat)
 
     def _contradiction(self) -> None:
         for name, certificate in self.evidence.certificates.items():

@@ -32,6 +32,7 @@ def judge(found: Evidence, plan: Plan) -> tuple[Finding, ...]:
         *_accuracy(found, plan),
         *_robustness(found, plan),
         *_minima(found),
+        *_masking(found, plan),
         *_proofs(found, plan),
         *_explanations(found, plan),
     ]
@@ -81,8 +82,10 @@ def size(plan: Plan) -> str:
         "linf": "a change of at most {} a value",
         "l2": "a change of Euclidean length {}",
         "l1": "changes that sum to {}",
+        "wasserstein": "moves of the picture's mass by {} pixels on the mean",
     }
-    return words[plan.threat.norm].format(radius(plan.threat.eps))
+    norm, eps = plan.threat.norm, plan.threat.eps
+    return words[norm].format(f"{eps:.4g}" if norm == "wasserstein" else radius(eps))
 
 
 def _robustness(found: Evidence, plan: Plan) -> Iterator[Finding]:
@@ -169,6 +172,36 @@ def _median(parts: list[Tensor]) -> float:
     for part in parts[1:]:
         least = least.minimum(part)
     return float(least.median()) if len(least) else 0.0
+
+
+def _masking(found: Evidence, plan: Plan) -> Iterator[Finding]:
+    """Can the attacks be believed? The share of the battery's checks that raise no alarm."""
+    for name, diagnosis in found.diagnoses.items():
+        run = [check for check in diagnosis.checks if diagnosis.verdict(check.name) != "not run"]
+        alarms = [diagnosis.check(alarm) for alarm in diagnosis.alarms]
+        value = 1 - len(alarms) / len(run)
+        severity, threshold = plan.suite.level("masking", value)
+        verdict = f"None of {len(run)} checks finds a sign that the attacks fail where the model is weak"
+        if alarms:
+            named = ", ".join(check.name.replace("_", " ") for check in alarms)
+            verdict = f"The robustness may not be real: {len(alarms)} of {len(run)} checks raise an alarm ({named})"
+        missed = int((diagnosis.broken & found.survives[found.examined]).sum())
+        if missed:
+            verdict += f"; they break {missed} of {len(diagnosis)} samples that no attack above breaks"
+        fix = "; ".join(dict.fromkeys(check.remedy for check in [each for each in alarms if each.cause] or alarms))
+        yield Finding(
+            rule="masking",
+            severity=severity,
+            verdict=verdict,
+            fix=f"{fix[0].upper()}{fix[1:]}." if fix else "",
+            section="real",
+            value=value,
+            unit="share",
+            better="higher",
+            threshold=threshold,
+            method=name,
+            samples=len(diagnosis),
+        )
 
 
 def _proofs(found: Evidence, plan: Plan) -> Iterator[Finding]:

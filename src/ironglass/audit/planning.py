@@ -92,13 +92,19 @@ class Plan:
 def default_eps(norm: Norm, x: Tensor, span: float) -> float:
     r"""Returns a usual radius: 4/255 of the range a value for pictures, 0.05 for others, and its like in l2 and l1.
 
-    In l2 it is half of :math:`\varepsilon_\infty \sqrt d`, in l1 a tenth of :math:`\varepsilon_\infty d`.
+    In l2 it is half of :math:`\varepsilon_\infty \sqrt d`, in l1 a tenth of :math:`\varepsilon_\infty d`; a Wasserstein
+    radius is in pixels that the mass travels, 0.05.
     """
     each = span * (4 / 255 if x.ndim == 4 and x.shape[-1] >= 16 else 0.05)
     size = x[0].numel()
-    return {"linf": each, "l2": each * math.sqrt(size) / 2, "l1": each * size / 10, "l0": float(max(1, size // 100))}[
-        norm
-    ]
+    usual: dict[Norm, float] = {
+        "linf": each,
+        "l2": each * math.sqrt(size) / 2,
+        "l1": each * size / 10,
+        "l0": float(max(1, size // 100)),
+        "wasserstein": 0.05,
+    }
+    return usual[norm]
 
 
 def make_plan(model: Adapter, x: Tensor, config: Config) -> Plan:
@@ -123,8 +129,8 @@ def make_plan(model: Adapter, x: Tensor, config: Config) -> Plan:
         if why:
             limits.append(Limit(what=card.title, why=why))
             continue
-        explained = card.decorator in ("explain", "metric")
-        samples = min(len(x), suite.explained) if explained else len(x)
+        few = {"explain": suite.explained, "metric": suite.explained, "diagnose": suite.examined}
+        samples = min(len(x), few.get(card.decorator, len(x)))
         what = f"needs {card.access}" + (f", works in {threat.norm}" if card.norms else "")
         steps.append(Step(card, options, samples, card.passes(model.classes, options), what))
     chosen = {step.name for step in steps}
@@ -162,6 +168,8 @@ def _why_not(
     """Returns why a method is not part of the plan, or nothing."""
     if (config.only and card.name not in config.only) or card.name in config.skip:
         return "left out on request"
+    if card.decorator == "study":
+        return "is a study of its own, of whole sets or of several models: call it from Python"
     if LADDER.index(card.access) > LADDER.index(model.access):
         return f"needs {card.access}, the model gives {model.access}"
     if card.norms and norm not in card.norms:

@@ -18,7 +18,7 @@ from .evidence import Evidence
 from .findings import blind, radius, size, spent
 from .planning import Plan
 
-UNITS = {"linf": "input units", "l2": "input units", "l1": "input units", "l0": "values"}
+UNITS = {"linf": "input units", "l2": "input units", "l1": "input units", "l0": "values", "wasserstein": "pixels"}
 BUDGETS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
 
 
@@ -40,7 +40,7 @@ class Writer:
 
     def sections(self) -> tuple[Section, ...]:
         """Returns the sections that have something to show, in reading order."""
-        parts = (self._data(), self._break(), self._rights(), self._proof(), self._look())
+        parts = (self._data(), self._break(), self._rights(), self._real(), self._proof(), self._look())
         return tuple(section for section in parts if section is not None)
 
     def _sentence(self, section: str) -> str:
@@ -108,7 +108,7 @@ class Writer:
         return Curve(
             id="accuracy",
             caption="Accuracy against the size of the change, with 95 % intervals",
-            x_label=f"eps ({plan.threat.norm}, input units)",
+            x_label=f"eps ({plan.threat.norm}, {UNITS[plan.threat.norm]})",
             y_label="accuracy",
             series=tuple(lines),
             log_x=True,
@@ -274,6 +274,12 @@ class Writer:
             log_x=True,
         )
         return Section(id="rights", title="With fewer rights", sentence=self._sentence("rights"), curves=(curve,))
+
+    def _real(self) -> Section | None:
+        """Can the attacks be believed? Every check, and what its alarm means."""
+        tables = tuple(diagnosis.table() for diagnosis in self._found.diagnoses.values())
+        title, sentence = "Is the robustness real?", self._sentence("real")
+        return Section(id="real", title=title, sentence=sentence, tables=tables) if tables else None
 
     def _proof(self) -> Section | None:
         found, plan = self._found, self._plan

@@ -24,6 +24,7 @@ class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     norms: tuple[Norm, ...]
     radii: tuple[float, ...]
     explained: int
+    examined: int
     shown: int
     options: dict[str, dict[str, Any]]
     levels: dict[str, dict[Severity, float]]

@@ -25,6 +25,7 @@ VERBS = {
     "attack": "methods",
     "explain": "methods",
     "certify": "methods",
+    "metric": "methods",
     "list": "show",
     "show": "show",
     "report": "report",

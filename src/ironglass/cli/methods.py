@@ -1,4 +1,4 @@
-"""``attack``, ``explain`` and ``certify``: a command a method, built from its card."""
+"""``attack``, ``explain``, ``certify`` and ``metric``: a command a method, built from its card."""
 
 from __future__ import annotations
 
@@ -21,20 +21,39 @@ from ironglass.core.errors import InputError
 
 
 class Methods(click.Group):
-    """A verb whose subcommands are the methods of a family, read from the catalogue."""
+    """A verb whose subcommands are the methods of a family, read from the catalogue.
 
-    def __init__(self, family: str, flags: Callable[[Card], Sequence[Flag]], run: work.Work, help: str) -> None:
+    Args:
+        family: whose methods.
+        flags: what a method of this family takes besides its own options.
+        run: its work.
+        help: of the verb.
+        kinds: of method that a command line can run; all of the family's if empty.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        flags: Callable[[Card], Sequence[Flag]],
+        run: work.Work,
+        help: str,
+        kinds: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(family, help=help, epilog=f"`ironglass list {family}` says more of them.")
-        self._family, self._flags, self._run = family, flags, run
+        self._family, self._flags, self._run, self._kinds = family, flags, run, kinds
+
+    def runs(self, card: Card) -> bool:
+        """Returns whether the method is one of this verb's."""
+        return card.family == self._family and (not self._kinds or card.decorator in self._kinds)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the methods' names."""
-        return [card.name for card in catalogue().values() if card.family == self._family]
+        return [card.name for card in catalogue().values() if self.runs(card)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Returns a method's command."""
         card = catalogue().get(cmd_name)
-        return self._command(card) if card is not None and card.family == self._family else None
+        return self._command(card) if card is not None and self.runs(card) else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -42,12 +61,12 @@ class Methods(click.Group):
         """Returns the method that the arguments name, or says which is near."""
         card = None if ctx.resilient_parsing else catalogue().get(args[0])
         if card is not None and card.family != self._family:
-            verb = card.family if card.family in VERBS else "show"
+            verb = card.family if card.family in VERBS and VERBS[card.family].runs(card) else "show"
             raise InputError(
                 f"{card.name} belongs to {card.family}, not to {self._family}", f"ironglass {verb} {card.name}"
             )
-        if not ctx.resilient_parsing:
-            find(args[0], self._family)
+        if not ctx.resilient_parsing and not self.runs(find(args[0], self._family)):
+            raise InputError(f"{args[0]} is run from Python", f"`ironglass show {args[0]}` has the line to copy")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -156,7 +175,7 @@ def _explain_flags(card: Card) -> list[Flag]:
     ]
 
 
-def _certify_flags(card: Card) -> list[Flag]:
+def _judging_flags(card: Card) -> list[Flag]:
     save = "Save the result; `ironglass.load` reads it."
     return [*_threat_flags(card), Flag("--save", group="Output", type=FILE, metavar="FILE.safetensors", help=save)]
 
@@ -165,6 +184,9 @@ VERBS = {
     "attack": Methods("attack", _attack_flags, work.attack, "Search for small changes that break MODEL."),
     "explain": Methods("explain", _explain_flags, work.explain, "Map what in an input speaks for MODEL's decision."),
     "certify": Methods(
-        "certify", _certify_flags, work.certify, "Prove that no small change breaks MODEL, or estimate."
+        "certify", _judging_flags, work.certify, "Prove that no small change breaks MODEL, or estimate."
+    ),
+    "metric": Methods(
+        "metric", _judging_flags, work.diagnose, "Ask whether what is measured of MODEL can be believed.", ("diagnose",)
     ),
 }

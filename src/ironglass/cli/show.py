@@ -17,20 +17,23 @@ from ironglass.cli.screen import Screen
 from ironglass.core.catalogue import FAMILIES, LADDER, Card, Option, catalogue, find
 from ironglass.core.errors import InputError, suggest
 
-NORMS = ("linf", "l2", "l1", "l0")
-RADII = {"linf": "8/255", "l2": "0.5", "l1": "10", "l0": "20"}
+NORMS = ("linf", "l2", "l1", "l0", "wasserstein")
+RADII = {"linf": "8/255", "l2": "0.5", "l1": "10", "l0": "20", "wasserstein": "0.1"}
 CALLS = {
     "attack": "model, x, y, ig.{norm}({eps})",
     "explain": "model, x, target=None",
     "certify": "model, x, y, ig.{norm}({eps})",
     "estimate": "model, x, y, ig.{norm}({eps})",
     "metric": "model, attribution",
+    "diagnose": "model, x, y, ig.{norm}({eps})",
+    "study": "models, x, y{threat}",
 }
 LINES = {
     "attack": "--norm {low} --eps {eps}",
     "explain": "--index 0:8 -o maps.html",
     "certify": "--norm {low} --eps {eps}",
     "estimate": "--norm {low} --eps {eps}",
+    "diagnose": "--norm {low} --eps {eps}",
 }
 CLASSES = 10
 
@@ -96,7 +99,9 @@ def example(card: Card) -> str:
 def python(card: Card) -> str:
     """Returns the call in Python, with every option at its default."""
     low, eps = _threat(card)
-    call = CALLS.get(card.decorator, "model, …").format(norm="Linf" if low == "linf" else low.upper(), eps=eps)
+    norm = low.capitalize()
+    threat = f", ig.{norm}({eps})" if card.norms else ""
+    call = CALLS.get(card.decorator, "model, …").format(norm=norm, eps=eps, threat=threat)
     options = "".join(f", {option.name}={option.default!r}" for option in card.options)
     return f"ig.{card.family}.{card.name}({call}{options})"
 

@@ -13,6 +13,7 @@ from ironglass.report.text import SHARE, interval, number
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ironglass.core.diagnosis import Diagnosis
     from ironglass.core.values import AttackResult, Attribution, Certificate, Estimate, Result
     from ironglass.models.adapter import Adapter
 
@@ -96,6 +97,50 @@ def estimate_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield f"  at least {number(eps):7} {share}, estimated"
     if figures["poor_fits"]:
         yield f"  poor fits        {figures['poor_fits']} samples (p < 0.05): no trust in their estimate"
+    yield from _paid(figures)
+
+
+def diagnosis(result: Diagnosis) -> dict[str, Any]:
+    """Returns a diagnosis's figures, its checks each: verdict, share of samples, meaning and remedy."""
+    checks = []
+    for check in result.checks:
+        shown, asked = result.counts(check.name)
+        checks.append(
+            {
+                "check": check.name,
+                "verdict": result.verdict(check.name),
+                "shown": shown,
+                "asked": asked,
+                **_share("share", shown, asked),
+                "allowed": check.most,
+                "cause": check.cause,
+                "meaning": check.alarm,
+                "remedy": check.remedy,
+            }
+        )
+    broken = int(result.broken.sum())
+    return {
+        **_common(result),
+        "alarms": list(result.alarms),
+        "causes": list(result.causes),
+        "fooled": broken,
+        "checks": checks,
+    }
+
+
+def diagnosis_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a diagnosis's checks for a person, a line each, and what the alarms mean."""
+    wide = max((len(row["check"]) for row in figures["checks"]), default=0)
+    for row in figures["checks"]:
+        share = f"{row['shown']} of {row['asked']}" if row["asked"] else ""
+        yield f"  {row['check']:{wide}}  {row['verdict']:7}  {share:>10}".rstrip()
+    for row in figures["checks"]:
+        if row["verdict"] == "alarm":
+            yield f"  {row['check']}: {row['meaning']}."
+            yield f"    Remedy: {row['remedy']}."
+    count = len(figures["alarms"])
+    yield f"  {count} alarm{'s' * (count != 1)}" + ("" if count else ": nothing speaks against the robustness measured")
+    yield f"  fooled           {figures['fooled']} of {figures['samples']} samples, at worst"
     yield from _paid(figures)
 
 

@@ -16,6 +16,7 @@ from ironglass.core.config import Config
 from ironglass.core.errors import BudgetExceeded, InputError
 
 if TYPE_CHECKING:
+    from ironglass.core.diagnosis import Diagnosis
     from ironglass.core.values import AttackResult, Attribution, Certificate, Estimate, Norm, Result, Threat
 
 ENDINGS = {"save": (".safetensors",), "output": (".html", ".safetensors")}
@@ -78,6 +79,15 @@ def certify(ask: Ask, case: Subject) -> int:
         figures = summary.certificate(cast("Certificate", result))
         lines = summary.certificate_lines(figures)
     return _finish(ask, case, result, figures, lines, ask.flags["save"])
+
+
+def diagnose(ask: Ask, case: Subject) -> int:
+    """Examines the model, and says which checks raise an alarm."""
+    from ironglass.cli import summary
+
+    result = cast("Diagnosis", _judged(ask, case, case.data.x, case.data.y, _threat(ask)))
+    figures = summary.diagnosis(result)
+    return _finish(ask, case, result, figures, summary.diagnosis_lines(figures), ask.flags["save"])
 
 
 def explain(ask: Ask, case: Subject) -> int:

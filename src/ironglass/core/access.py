@@ -14,6 +14,11 @@ Rows = Tensor | slice
 Loss = Callable[[Tensor, Rows], Tensor]
 """``loss(scores, rows) -> (n,)``: one value a row; ``rows`` says which of the N samples these scores belong to."""
 
+Run = Callable[[Tensor], Tensor]
+"""The network: inputs ``(n, *shape)`` in the user's units to scores ``(n, classes)``. Each run is charged."""
+Through = Callable[[Run, Tensor, Rows], Tensor]
+"""``through(run, x, rows) -> scores``: runs the network its own way, so that the gradient to ``x`` is what it wants."""
+
 
 class Pass(NamedTuple):
     """One forward and one backward pass: the loss, its gradient in input units, and the scores, a row each."""
@@ -48,8 +53,11 @@ class Model(Protocol):
     def scores(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Returns the logits ``(n, classes)``, without a graph."""
 
-    def value_and_grad(self, x: Tensor, loss: Loss, rows: Tensor | None = None) -> Pass:
-        """Returns the loss of each row and its gradient to ``x``: the only way to a gradient."""
+    def value_and_grad(self, x: Tensor, loss: Loss, rows: Tensor | None = None, layer: str | None = None) -> Pass:
+        """Returns the loss of each row and its gradient to ``x``: the only way to a gradient.
+
+        Where a layer is named, the loss gets that layer's output in place of the scores; this takes ``internals``.
+        """
 
     def jacobian(self, x: Tensor, rows: Tensor | None = None, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns the scores ``(n, classes)`` and gradients ``(n, k, *shape)`` of the logits ``classes (n, k)``."""
@@ -63,6 +71,13 @@ class Model(Protocol):
     def at(self, layer: str, x: Tensor, loss: Loss, rows: Tensor | None = None) -> At:
         """Returns a layer's activation and the loss's gradient there; the graph is cut below the layer."""
 
+    def propagate(self, x: Tensor, loss: Loss, through: Through, rows: Tensor | None = None) -> Pass:
+        """Returns what `value_and_grad` does, of a backward pass that ``through`` has changed.
+
+        ``through`` gets the network, frozen and in eval mode, and a leaf; it may watch and replace what the network
+        computes, but neither change nor keep it.
+        """
+
     def module(self) -> nn.Module:
         """Returns the network whole, in the user's units: normalization inside, eval mode, frozen, logits out."""
 
@@ -71,6 +86,9 @@ class Model(Protocol):
 
     def parameter_layers(self) -> Sequence[str]:
         """Returns the layers that hold parameters, in the order they run."""
+
+    def opened(self) -> Model:
+        """Returns this model with all it gives, for an explanation that is made again to be tested."""
 
     def left(self, rows: Tensor | None = None) -> Tensor:
         """Returns how many queries each sample may still make ``(n,)``."""

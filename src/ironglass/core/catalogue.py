@@ -91,7 +91,7 @@ class Card:
 
 
 def _arithmetic(node: ast.expr, values: Mapping[str, Any]) -> float:
-    """Evaluates ``+ - * / min max``, numbers and option names; a name that stands for None counts as 0."""
+    """Evaluates ``+ - * / min max len``, numbers and option names; a name that stands for None counts as 0."""
     operations: dict[type[ast.operator], Callable[[float, float], float]] = {
         ast.Add: lambda a, b: a + b,
         ast.Sub: lambda a, b: a - b,
@@ -107,7 +107,9 @@ def _arithmetic(node: ast.expr, values: Mapping[str, Any]) -> float:
             return operations[type(op)](_arithmetic(left, values), _arithmetic(right, values))
         case ast.Call(func=ast.Name(id="min" | "max" as name), args=args):
             return (min if name == "min" else max)(_arithmetic(arg, values) for arg in args)
-    raise InputError(f"'{ast.unparse(node)}' is not arithmetic in a method's options", "use + - * / min max")
+        case ast.Call(func=ast.Name(id="len"), args=[ast.Name(id=name)]):
+            return float(len(values[name]))
+    raise InputError(f"'{ast.unparse(node)}' is not arithmetic in a method's options", "use + - * / min max len")
 
 
 @cache

@@ -20,7 +20,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """
 
     suite: Literal["quick", "standard", "full"] = "quick"
-    norm: Literal["linf", "l2", "l1"] = "linf"
+    norm: Literal["linf", "l2", "l1", "wasserstein"] = "linf"
     eps: float | None = None
     samples: int | None = None
     seed: int = 0

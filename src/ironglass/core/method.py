@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, cast
 
 from torch import Tensor
 
 from .catalogue import Card, card_of, find
+from .diagnosis import Diagnosis, Examined, Study
 from .values import AttackResult, Attribution, Certificate, Estimate, Goal, Map, Score, Threat
 
 if TYPE_CHECKING:
@@ -110,11 +111,40 @@ class Metric(Method[P]):
         return cast(Score, self._judged(model, attribution, *args, **options))
 
 
+class Diagnose(Method[P]):
+    """A diagnosis of the model: ``masking_alarms(model, x, y, Linf(8/255))`` returns a `Diagnosis`."""
+
+    def __call__(
+        self, model: object, x: Tensor, y: Tensor, threat: Threat, *args: P.args, **options: P.kwargs
+    ) -> Diagnosis:
+        """Examines the model, and says which checks raise an alarm."""
+        return cast(Diagnosis, self._judged(model, x, y, threat, *args, **options))
+
+
+class Studies(Method[P]):
+    """A study of models on a whole set: ``unit_semantics(model, x, y)`` returns a `Study`."""
+
+    def __call__(
+        self,
+        models: object | Sequence[object] | Mapping[str, object],
+        x: Tensor,
+        y: Tensor,
+        threat: Threat | None = None,
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> Study:
+        """Studies one model, several, or several by name; a threat is given where the card has norms."""
+        run = importlib.import_module("ironglass.run").run_study
+        return cast(Study, run(self, models, x, y, threat, *args, **options))
+
+
 AttackFunction = Callable[Concatenate["Model", Tensor, Goal, Threat, P], Tensor]
 ExplainFunction = Callable[Concatenate["Model", Tensor, Tensor, P], Tensor | Map]
 CertifyFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Tensor]
 EstimateFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], tuple[Tensor, Tensor]]
 MetricFunction = Callable[Concatenate["Model", Attribution, P], Score]
+DiagnoseFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Examined]
+StudyFunction = Callable[Concatenate[Mapping[str, "Model"], Tensor, Tensor, Threat | None, P], Study]
 
 
 def _known(method: M) -> M:
@@ -178,5 +208,29 @@ def metric(
 
     def declare(function: MetricFunction[P]) -> Metric[P]:
         return _known(Metric(function, card_of(function, "metric", card)))
+
+    return declare
+
+
+def diagnose(
+    *, title: str, paper: str, access: Access, norms: tuple[str, ...], cost: str, **more: Any
+) -> Callable[[DiagnoseFunction[P]], Diagnose[P]]:
+    """Declares a diagnosis: ``f(model, x, y, threat, *, …) -> Examined``, evidence a sample ``(N, checks)``."""
+    card = dict(title=title, paper=paper, access=access, norms=norms, cost=cost, **more)
+
+    def declare(function: DiagnoseFunction[P]) -> Diagnose[P]:
+        return _known(Diagnose(function, card_of(function, "diagnose", card)))
+
+    return declare
+
+
+def study(
+    *, title: str, paper: str, access: Access, cost: str, **more: Any
+) -> Callable[[StudyFunction[P]], Studies[P]]:
+    """Declares a study: ``f(models by name, x, y, threat, *, …) -> Study``; it sees all samples at once."""
+    card = dict(title=title, paper=paper, access=access, cost=cost, **more)
+
+    def declare(function: StudyFunction[P]) -> Studies[P]:
+        return _known(Studies(function, card_of(function, "study", card)))
 
     return declare

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,14 +12,7 @@ from ironglass.core.access import Model
 from ironglass.core.errors import InputError, suggest
 from ironglass.core.method import get, metric
 from ironglass.core.values import Attribution, Map, Score
-from ironglass.ops.similarity import hog, spearman, ssim
-
-SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "spearman": spearman,
-    "spearman_abs": lambda a, b: spearman(a.abs(), b.abs()),
-    "ssim": ssim,
-    "hog": hog,
-}
+from ironglass.ops.similarity import SIMILARITIES
 
 
 @metric(

@@ -288,6 +288,11 @@ def _check_labels(model: Adapter, x: Tensor, y: Tensor) -> None:
 
 def _check_threat(model: Adapter, x: Tensor, threat: Threat) -> None:
     bounds = model.bounds
+    if threat.norm == "wasserstein" and x.ndim != 4:
+        raise InputError(
+            f"samples are {tuple(x.shape)}, and mass can only move between the pixels of pictures (N, C, H, W)",
+            "reshape them to pictures, or choose another threat, e.g. ig.Linf(0.1)",
+        )
     if threat.norm == "linf" and bounds.span <= threat.eps < float("inf"):
         likely = f"did you mean eps = {threat.eps:g}/255?" if threat.eps > 1 else "give eps in the units of x"
         warnings.warn(

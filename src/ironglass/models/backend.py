@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ironglass.core.access import At, Loss, Pass
+from ironglass.core.access import At, Loss, Pass, Run, Through
 from ironglass.core.errors import AccessError, InputError
 
 from . import fast
@@ -37,8 +37,8 @@ class Backend:
         """Returns the predicted labels ``(n,)``."""
         return self.scores(x).argmax(1)
 
-    def value_and_grad(self, x: Tensor, loss: Loss) -> Pass:
-        """Returns the loss, its gradient to ``x``, and the scores."""
+    def value_and_grad(self, x: Tensor, loss: Loss, layer: str | None = None) -> Pass:
+        """Returns the loss of the scores or of a layer's output, its gradient to ``x``, and the scores."""
         raise self._closed()
 
     def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,6 +55,10 @@ class Backend:
 
     def at(self, layer: str, x: Tensor, loss: Loss) -> At:
         """Returns a layer's activation and the gradient there."""
+        raise self._closed()
+
+    def propagate(self, x: Tensor, loss: Loss, through: Through) -> Pass:
+        """Returns the loss, the changed gradient to ``x``, and the scores."""
         raise self._closed()
 
     def module(self, x: Tensor) -> nn.Module:
@@ -206,12 +210,32 @@ class Torch(Backend):
                 stack.enter_context(frozen(self._whole))
             return torch.cat(self._chunked(len(x), lambda part: run(self._enter(x[part]))))
 
-    def value_and_grad(self, x: Tensor, loss: Loss) -> Pass:
-        """Returns the loss, its gradient to ``x`` alone, and the scores."""
+    def value_and_grad(self, x: Tensor, loss: Loss, layer: str | None = None) -> Pass:
+        """Returns the loss of the scores or of a layer's output, its gradient to ``x`` alone, and the scores."""
+        if layer is None:
+            return self.propagate(x, loss, lambda run, leaf, _: run(leaf))
+        seen: list[Tensor] = []
+
+        def keep(_module: nn.Module, _args: Any, out: Any) -> None:
+            seen.append(_tensor_of(out, layer).clone())  # an in-place layer may follow
+
+        def step(part: slice) -> Pass:
+            seen.clear()
+            leaf = self._enter(x[part]).requires_grad_()
+            scores = self._plain(leaf)
+            value = loss(_once(seen, layer), part)
+            (grad,) = torch.autograd.grad(value.sum(), leaf, materialize_grads=True)
+            return Pass(value.detach(), grad.to(x.dtype), scores.detach())
+
+        with self._hooked({layer: keep}), torch.enable_grad():
+            return Pass(*map(torch.cat, zip(*self._chunked(len(x), step), strict=True)))
+
+    def propagate(self, x: Tensor, loss: Loss, through: Through) -> Pass:
+        """Returns the loss, what flows back to ``x`` as ``through`` runs the network, and the scores."""
 
         def step(part: slice) -> Pass:
             leaf = self._enter(x[part]).requires_grad_()
-            scores = net(leaf)
+            scores = through(cast(Run, net), leaf, part)
             value = loss(scores, part)
             (grad,) = torch.autograd.grad(value.sum(), leaf, materialize_grads=True)
             return Pass(value.detach(), grad.to(x.dtype), scores.detach())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import random
 import zlib
 from dataclasses import dataclass, replace
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
@@ -66,10 +68,26 @@ def private_copy(net: nn.Module, example: Tensor) -> FastNet | None:
     except Exception:  # a network may hold anything: locks, open files, tensors with a graph
         return None
     with torch.random.fork_rng([example.device] if example.is_cuda else []), torch.no_grad():
+        before = _random_states(example)
         wanted = plain(example)
         if wanted.dtype not in TOLERANCE:
             return FastNet(plain, plain, "copied", why=f"outputs are {wanted.dtype}")
+        drawn = _random_states(example) != before
+        try:
+            _difference(plain(example), wanted)  # the network may have a generator of its own
+        except Untraceable:
+            drawn = True
+        if drawn:
+            return FastNet(plain, plain, "copied", why="it draws random numbers, which a graph would draw once for all")
         return _faster(plain, example, wanted)
+
+
+def _random_states(example: Tensor) -> tuple[object, ...]:
+    """Returns where the generators stand that a network may draw from."""
+    on_device = torch.cuda.get_rng_state(example.device) if example.is_cuda else torch.empty(0)
+    states = (torch.get_rng_state(), on_device)
+    _, words, place, *_ = np.random.get_state()  # noqa: NPY002 - the global generator, which a network may use
+    return random.getstate(), cast(Any, words).tobytes(), place, *(state.numpy().tobytes() for state in states)
 
 
 def _faster(plain: nn.Module, example: Tensor, wanted: Tensor) -> FastNet:

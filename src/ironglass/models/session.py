@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ironglass.core.access import At, Loss, Pass
+from ironglass.core.access import At, Loss, Pass, Rows, Run, Through
 from ironglass.core.catalogue import LADDER
 from ironglass.core.draws import Draws, keys
 from ironglass.core.errors import AccessError
@@ -63,11 +63,11 @@ class Session:
             scores = self._backend.scores(x)
         return self._watched(x, scores, ids)
 
-    def value_and_grad(self, x: Tensor, loss: Loss, rows: Tensor | None = None) -> Pass:
-        """Returns the loss of each row, its gradient in input units, and the scores."""
-        ids = self._charge("gradient", x, rows, backward=1)
+    def value_and_grad(self, x: Tensor, loss: Loss, rows: Tensor | None = None, layer: str | None = None) -> Pass:
+        """Returns the loss of the scores or of a layer's output, its gradient in input units, and the scores."""
+        ids = self._charge("gradient" if layer is None else "internals", x, rows, backward=1)
         with self._meter.clock():
-            result = self._backend.value_and_grad(x, _of_rows(loss, rows))
+            result = self._backend.value_and_grad(x, _of_rows(loss, rows), layer)
         self._watched(x, result.scores, ids)
         return result
 
@@ -98,6 +98,30 @@ class Session:
         self._watched(x, result.scores, ids)
         return result
 
+    def propagate(self, x: Tensor, loss: Loss, through: Through, rows: Tensor | None = None) -> Pass:
+        """Returns the loss, what the changed backward pass brings to the input, and the scores.
+
+        Every run of the network is charged: the first at once, others when they come.
+        """
+        ids = self._charge("internals", x, rows, backward=1)
+
+        def metered(run: Run, leaf: Tensor, part: Rows) -> Tensor:
+            runs = 0
+
+            def charged(inputs: Tensor) -> Tensor:
+                nonlocal runs
+                runs += 1
+                if runs > 1:
+                    self._meter.charge(ids[part])
+                return run(inputs)
+
+            return through(charged, leaf, part if rows is None else rows[part])
+
+        with self._meter.clock():
+            result = self._backend.propagate(x, _of_rows(loss, rows), metered)
+        self._watched(x, result.scores, ids)
+        return result
+
     def module(self) -> nn.Module:
         """Returns the network whole: a private, frozen copy in the user's units."""
         self._require("training")
@@ -113,6 +137,10 @@ class Session:
         self._require("internals")
         backend = self._backend.reinitialized(layers, seed, self._x)
         return Session(self._adapter, self._x, self._meter, "training", self._ids, backend)
+
+    def opened(self) -> Session:
+        """Returns this session with all that the model gives: for an explanation that is made again to be tested."""
+        return Session(self._adapter, self._x, self._meter, "training", self._ids, self._backend)
 
     def left(self, rows: Tensor | None = None) -> Tensor:
         """Returns how many queries each sample may still make ``(n,)``."""

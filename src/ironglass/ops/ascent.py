@@ -30,6 +30,7 @@ def ascend(
     sizes: Sequence[float],
     loss: Loss,
     start: Tensor | None = None,
+    decay: float | None = None,
 ) -> Climb:
     r"""Climbs the loss within the threat; samples that reach the goal, or whose budget is spent, leave the batch.
 
@@ -47,10 +48,13 @@ def ascend(
         sizes: the length of each step in the threat's norm, input units.
         loss: to ascend.
         start: where to start ``(N, *shape)``; ``x`` if None.
+        decay: of the momentum, if not None: the steps then follow the sum of all gradients so far, each divided by its
+            mean size, with those before weighted down by ``decay`` a step.
     """
     point = x.clone() if start is None else start
     margin_of = goal.loss("margin")
     best, best_margin = point.clone(), x.new_full((len(x),), -torch.inf)
+    momentum = None if decay is None else torch.zeros_like(x)
     active = torch.arange(len(x), device=x.device)
     for size in (*sizes, None):
         active = active[model.left(active) > 0]
@@ -68,8 +72,17 @@ def ascend(
         best[active[better]], best_margin[active[better]] = here[better], margin[better]
         if size is not None:
             on = ~reached
-            active, here = active[on], here[on]
+            active, here, grad = active[on], here[on], grad[on]
             origin, part = x[active], threat.take(active)
-            moved = here + lp.stride(grad[on], here, origin, part, size, model.bounds)
+            if momentum is not None and decay is not None:
+                grad = momentum[active] = momentum[active] * decay + _of_mean_one(grad, part)
+            moved = here + lp.stride(grad, here, origin, part, size, model.bounds)
             point[active] = lp.project(moved, origin, part, model.bounds)
     return Climb(best, best_margin)
+
+
+def _of_mean_one(grad: Tensor, threat: Threat) -> Tensor:
+    """Divides each gradient by its mean absolute value within the mask; one of zeros stays."""
+    seen = grad if threat.mask is None else grad * threat.mask
+    size = seen.abs().flatten(1).mean(1)
+    return seen / torch.where(size > 0, size, 1).reshape(-1, *(1,) * (grad.ndim - 1))

@@ -16,11 +16,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ironglass.core.errors import InputError
 from ironglass.core.values import Bounds, Norm, Threat
+
+from . import transport
 
 
 def norm(delta: Tensor, name: Norm) -> Tensor:
-    """Returns the norm of each row ``(N,)``; ``l0`` counts values that are not 0."""
+    """Returns the norm of each row ``(N,)``; ``l0`` counts values that are not 0.
+
+    Raises:
+        InputError: in ``wasserstein``, which takes the clean samples too.
+    """
+    if name == "wasserstein":
+        raise InputError("a change alone has no Wasserstein distance", "use distance(adversarial, x, threat, bounds)")
     flat = delta.flatten(1)
     if name == "linf":
         return flat.abs().amax(1)
@@ -30,6 +39,20 @@ def norm(delta: Tensor, name: Norm) -> Tensor:
     if name == "l1":
         return flat.abs().sum(1)
     return (flat != 0).sum(1).to(delta.dtype)
+
+
+def distance(adversarial: Tensor, x: Tensor, threat: Threat, bounds: Bounds) -> Tensor:
+    """Returns how far each row is from its clean sample ``(N,)``, in the threat's norm.
+
+    Args:
+        adversarial: samples ``(N, *shape)``.
+        x: the clean ones.
+        threat: whose norm counts.
+        bounds: of the inputs.
+    """
+    if threat.norm == "wasserstein":
+        return transport.distance(adversarial, x, bounds)
+    return norm(adversarial - x, threat.norm)
 
 
 def dual(name: Norm) -> Norm:
@@ -46,12 +69,16 @@ def room(direction: Tensor, x: Tensor, bounds: Bounds, mask: Tensor | None = Non
 def project(x: Tensor, origin: Tensor, threat: Threat, bounds: Bounds) -> Tensor:
     """Returns the nearest point to ``x`` in the threat's ball around ``origin``, within bounds and mask.
 
+    In ``wasserstein`` it is not the nearest: the change is scaled.
+
     Args:
         x: points ``(N, *shape)``, input units.
         origin: the balls' centres ``(N, *shape)``, within the bounds.
         threat: norm, radius and mask.
         bounds: of the inputs.
     """
+    if threat.norm == "wasserstein":
+        return transport.project(inside(x, origin, threat, bounds), origin, threat.eps, bounds)
     delta = x - origin
     if threat.mask is not None:
         delta = delta * (threat.mask != 0)
@@ -137,19 +164,29 @@ def _scaled(size: Tensor, limit: Tensor, eps: float) -> Tensor:
     sends more of them there; so it ends, exactly, once no more arrive. Sizes are taken relative to the largest that is
     not at its limit, so that squares of small ones do not vanish.
     """
-    full = size == 0
-    limit = torch.where(full, 0, limit)
+    free = (size > 0) & (limit > 0)
+    limit, unit = limit * free, _of_top_one(size * free)
+    squares, spare = unit.square(), limit.square()
     while True:
-        spent = torch.where(full, limit, 0).square().sum(1, keepdim=True)
-        free = torch.where(full, 0, size)
-        top = free.amax(1, keepdim=True)
-        free = free / torch.where(top > 0, top, 1)
-        scale = ((eps**2 - spent).clamp(min=0) / free.square().sum(1, keepdim=True).clamp(min=1)).sqrt()
-        step = torch.where(full, limit, free * scale)
-        now = full | (step >= limit)
-        if bool((now == full).all()):
-            return step
-        full = now
+        spent, rest = (spare * ~free).sum(1, keepdim=True), (squares * free).sum(1, keepdim=True)
+        if bool(((rest < TINY) & free.any(1, keepdim=True)).any()):
+            unit = _of_top_one(unit * free)
+            squares = unit.square()
+            rest = (squares * free).sum(1, keepdim=True)
+        step = unit * ((eps**2 - spent).clamp_(min=0) / rest.clamp(min=TINY)).sqrt_()
+        still = free & (step < limit)
+        if torch.equal(still, free):
+            return torch.where(free, step, limit)
+        free = still
+
+
+TINY = 1e-12
+"""A sum of squares, relative to 1, below which the rest is measured anew."""
+
+
+def _of_top_one(size: Tensor) -> Tensor:
+    top = size.amax(1, keepdim=True)
+    return size / torch.where(top > 0, top, 1)
 
 
 def _shrink_l2(size: Tensor, limit: Tensor, eps: float) -> Tensor:
@@ -194,19 +231,21 @@ def _largest(values: Tensor, worth: Tensor, count: float) -> Tensor:
 def root(at: Callable[[Tensor], tuple[Tensor, Tensor]], low: Tensor, high: Tensor) -> Tensor:
     """Returns the zero of a falling, piecewise linear function of each row, by Newton's method kept in a bracket.
 
-    It ends, exactly, where a piece's own zero lies on that piece.
+    It ends, exactly, where a piece's own zero lies on that piece, or where rounding leaves no number between the ends
+    of the bracket.
 
     Args:
         at: gives the value, and the zero of the linear piece there ``(n, 1)``.
         low: where the value is at least 0 ``(n, 1)``.
         high: where it is at most 0 ``(n, 1)``.
     """
-    here = low
+    here, done = low, torch.zeros_like(low, dtype=torch.bool)
     while True:
         value, zero = at(here)
         low, high = torch.where(value >= 0, here, low), torch.where(value <= 0, here, high)
-        there = torch.where((zero > low) & (zero <= high), zero, (low + high) / 2)
-        there = torch.where(zero == here, here, there)
-        if bool((there == here).all()):
+        middle = (low + high) / 2
+        there = torch.where((zero > low) & (zero <= high), zero, middle)
+        done |= (zero == here) | (there == here) | (middle <= low) | (middle >= high)
+        if bool(done.all()):
             return here
-        here = there
+        here = torch.where(done, here, there)

@@ -1,5 +1,6 @@
 """The runner: the only loop over data. It checks, shards, meters, judges and caches; methods do none of it."""
 
 from .runner import Runner, run
+from .study import run_study
 
-__all__ = ["Runner", "run"]
+__all__ = ["Runner", "run", "run_study"]

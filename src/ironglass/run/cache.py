@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ironglass.core.catalogue import PACKAGE
-from ironglass.core.values import Goal, Result, Threat, load
+from ironglass.core.values import Goal, Result, Threat, described, load
 from ironglass.models.adapter import Adapter
 
 from .judge import Job
@@ -51,7 +51,7 @@ def key_of(model: Adapter, job: Job) -> str | None:
     digest = hashlib.blake2b(digest_size=20)
     for text in (identity, _code(), torch.__version__, str(torch.get_num_threads()), job.method.card.name):
         digest.update(text.encode() + b"\0")
-    digest.update(json.dumps([job.options, job.max_queries], sort_keys=True).encode())
+    digest.update(json.dumps([job.options, job.max_queries], sort_keys=True, default=described).encode())
     for value in (job.x, *job.inputs):
         _update(digest, value)
     return digest.hexdigest()
@@ -69,7 +69,7 @@ def _update(digest: Any, value: Any) -> None:
         if value.mask is not None:
             _update(digest, value.mask)
     elif isinstance(value, Result):
-        digest.update(json.dumps([value.method, dict(value.options)], sort_keys=True).encode())
+        digest.update(json.dumps([value.method, dict(value.options)], sort_keys=True, default=described).encode())
         for name in ("values", "target"):
             _update(digest, getattr(value, name))
 

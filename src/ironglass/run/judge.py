@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from time import perf_counter
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from ironglass.core.access import Rows
+from ironglass.core.catalogue import FINISH, LADDER
+from ironglass.core.diagnosis import Diagnosis, Examined
 from ironglass.core.errors import BudgetExceeded, InputError, IronglassError, MethodFailed
 from ironglass.core.method import Method
 from ironglass.core.values import (
     AttackResult,
     Attribution,
+    Bounds,
     Certificate,
     Cost,
     Estimate,
@@ -27,6 +31,8 @@ from ironglass.core.values import (
 from ironglass.models.adapter import Adapter
 from ironglass.models.session import Session
 from ironglass.ops import lp
+from ironglass.ops.polish import polish
+from ironglass.ops.quantize import check_grid, quantize
 
 R = TypeVar("R", bound=Result)
 
@@ -47,7 +53,23 @@ class Job:
 
     def take(self, rows: slice) -> Job:
         """Returns the job on those samples."""
-        return replace(self, x=self.x[rows], inputs=tuple(_take(value, rows) for value in self.inputs))
+        return replace(
+            self,
+            x=self.x[rows],
+            inputs=tuple(_take(value, rows) for value in self.inputs),
+            options=options_of(self.method, self.options, rows),
+        )
+
+
+def options_of(method: Method[Any], options: dict[str, Any], rows: Rows) -> dict[str, Any]:
+    """Returns the options of those samples."""
+    each = per_sample(method)
+    return {name: value[rows] if name in each and value is not None else value for name, value in options.items()}
+
+
+def per_sample(method: Method[Any]) -> set[str]:
+    """Returns the names of the options that have a row a sample."""
+    return {option.name for option in method.card.options if "PerSample" in option.type}
 
 
 def _take(value: Any, rows: Rows) -> Any:
@@ -63,6 +85,8 @@ def part(result: R, rows: Rows) -> R:
     changes: dict[str, Any] = {
         f.name: value[rows] for f in fields(result) if isinstance(value := getattr(result, f.name), Tensor)
     }
+    if isinstance(result, Attribution):
+        changes["extras"] = {name: extra[rows] for name, extra in result.extras.items()}
     return replace(result, **changes)
 
 
@@ -76,7 +100,10 @@ def join(results: list[Result]) -> Result:
         for f in fields(first)
         if isinstance(getattr(first, f.name), Tensor)
     }
-    if isinstance(first, AttackResult | Certificate | Estimate) and first.threat.mask is not None:
+    if isinstance(first, Attribution):
+        parts = [cast(Attribution, result).extras for result in results]
+        changes["extras"] = {name: torch.cat([part[name] for part in parts]) for name in first.extras}
+    if isinstance(first, AttackResult | Certificate | Estimate | Diagnosis) and first.threat.mask is not None:
         masks = [cast(AttackResult, result).threat.mask for result in results]
         if any(mask is not None and len(mask) > 1 for mask in masks):
             changes["threat"] = replace(first.threat, mask=torch.cat([cast(Tensor, mask) for mask in masks]))
@@ -91,7 +118,14 @@ def judge(model: Adapter, job: Job) -> Result:
         MethodFailed: if the method raises, or returns what it must not.
         InputError: if it refuses the request.
     """
-    work = {"attack": _attack, "explain": _explain, "certify": _certify, "estimate": _estimate, "metric": _metric}
+    work: dict[str, Callable[[Adapter, Job], Result]] = {
+        "attack": _attack,
+        "explain": _explain,
+        "certify": _certify,
+        "estimate": _estimate,
+        "metric": _metric,
+        "diagnose": _diagnose,
+    }
     card = job.method.card
     start = perf_counter()
     try:
@@ -107,16 +141,28 @@ def _attack(model: Adapter, job: Job) -> AttackResult:
     goal, threat = cast(tuple[Goal, Threat], job.inputs)
     ours, meter = model.session(job.x, goal=goal, max_queries=job.max_queries)
     session = Session(model, job.x, meter, job.method.card.access)
+    own, finish = _options(job)
     before = _outputs(model, ours, job.x)
     adversarial, partial = job.x.clone(), False
+    unrounded = goal.reached(before) if finish.quantize else None
     rows = (~goal.reached(before)).nonzero()[:, 0]
     if len(rows):
         x, limits = job.x[rows], threat.take(rows)
         try:
-            found = job.method.raw(session.take(rows), x, goal.take(rows), limits, **job.options)
+            own = options_of(job.method, own, rows)
+            found = job.method.raw(session.take(rows), x, goal.take(rows), limits, **own)
         except BudgetExceeded:
             found, partial = meter.best[rows], True
-        adversarial[rows] = lp.project(_like(found, x, job), x, limits, model.bounds)
+        found = lp.project(_like(found, x, job), x, limits, model.bounds)
+        if finish.polish or finish.quantize:
+            part, wish = ours.take(rows), goal.take(rows)
+            gradients = LADDER.index(job.method.card.access) >= LADDER.index("gradient")
+            if finish.polish:  # a method that sees no gradients gets the line search alone
+                found = polish(part, x, found, wish, limits, steps=finish.polish if gradients else 0)
+            if unrounded is not None:
+                unrounded[rows] = wish.reached(model.outputs(found))
+                found = quantize(part, x, found, wish, limits, gradients=gradients)
+        adversarial[rows] = found
     after = before.clone()
     if len(rows):
         after[rows] = model.outputs(adversarial[rows]).to(after.dtype)
@@ -128,7 +174,7 @@ def _attack(model: Adapter, job: Job) -> AttackResult:
         partial=partial,
         adversarial=adversarial,
         success=goal.reached(after),
-        distance=lp.norm(adversarial - job.x, threat.norm),
+        distance=lp.distance(adversarial, job.x, threat, model.bounds),
         queries=meter.queries,
         first_success=meter.first_success,
         before=before,
@@ -137,7 +183,40 @@ def _attack(model: Adapter, job: Job) -> AttackResult:
         targeted=goal.targeted,
         threat=threat,
         seed=job.options.get("seed"),
+        unrounded=unrounded,
     )
+
+
+class Finish(NamedTuple):
+    """What the judge does to an attack's points before it judges them."""
+
+    polish: int
+    quantize: str | None
+
+
+def _options(job: Job) -> tuple[dict[str, Any], Finish]:
+    """Returns the method's own options, and what every attack can be asked besides."""
+    own = dict(job.options)
+    return own, Finish(*(own.pop(option.name) for option in FINISH))
+
+
+def check_finish(options: Mapping[str, Any], x: Tensor, threat: Threat, bounds: Bounds) -> None:
+    """Checks the options that every attack has.
+
+    Raises:
+        InputError: if one has no such value, the threat's norm has none, or the samples are not on the grid they shall stay on.
+    """
+    rounds, quantized = options["polish"], options["quantize"]
+    if not isinstance(rounds, int) or rounds < 0:
+        raise InputError(f"polish={rounds!r} is no number of rounds", "give 0 for none, or e.g. 3")
+    if quantized not in (None, "uint8"):
+        raise InputError(f"quantize={quantized!r} is not known", "give 'uint8', or None to leave values as they are")
+    if threat.norm == "wasserstein" and (rounds or quantized):
+        name = "polish" if rounds else "quantize"
+        why = "moves values one by one, and a Wasserstein threat keeps the mass of the picture"
+        raise InputError(f"{name} {why}", f"leave {name} at its default")
+    if quantized:
+        check_grid(x, bounds)
 
 
 def _outputs(model: Adapter, session: Session, x: Tensor) -> Tensor:
@@ -155,6 +234,9 @@ def _explain(model: Adapter, job: Job) -> Attribution:
     values = found.values
     if len(values) != len(job.x) or not bool(values.isfinite().all()):
         raise MethodFailed(f"{job.method.card.name} returned a map of shape {tuple(values.shape)}, or one not finite")
+    for name, extra in found.extras.items():
+        if len(extra) != len(job.x):
+            raise MethodFailed(f"{job.method.card.name} gave {len(extra)} rows of '{name}' for {len(job.x)} samples")
     return Attribution(
         x=job.x,
         method=job.method.card.name,
@@ -163,6 +245,7 @@ def _explain(model: Adapter, job: Job) -> Attribution:
         values=values.to(job.x.dtype),
         target=target,
         error=found.error,
+        extras=found.extras,
         seed=job.options.get("seed"),
     )
 
@@ -206,6 +289,29 @@ def _metric(model: Adapter, job: Job) -> Score:
     session, meter = model.session(job.x, job.method.card.access, None, job.max_queries)
     score = cast(Score, job.method.raw(session, attribution, **job.options))
     return replace(score, cost=meter.cost, options=job.options)
+
+
+def _diagnose(model: Adapter, job: Job) -> Diagnosis:
+    y, threat = job.inputs
+    session, meter = model.session(job.x, job.method.card.access, None, job.max_queries)
+    found = cast(Examined, job.method.raw(session, job.x, y, threat, **job.options))
+    if found.evidence.shape != (len(job.x), len(found.checks)):
+        given = tuple(found.evidence.shape)
+        raise MethodFailed(f"{job.method.card.name} returned evidence {given} of {len(found.checks)} checks")
+    adversarial = lp.project(_like(found.adversarial, job.x, job), job.x, threat, model.bounds)
+    return Diagnosis(
+        x=job.x,
+        method=job.method.card.name,
+        options=job.options,
+        cost=meter.cost,
+        y=y,
+        threat=threat,
+        checks=tuple(found.checks),
+        evidence=found.evidence,
+        adversarial=adversarial,
+        broken=model.outputs(adversarial).argmax(1) != y,
+        seed=job.options.get("seed"),
+    )
 
 
 def _like(found: Tensor, x: Tensor, job: Job) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from ironglass.core.values import Attribution, Avoid, Goal, Result
 from ironglass.models.adapter import Adapter, check, check_request, wrap
 
 from .cache import Cache, key_of
-from .judge import Job, inputs_of, join
+from .judge import Job, check_finish, inputs_of, join, per_sample
 from .pools import Pool, Serial
 
 SHARD = 256
@@ -61,7 +62,7 @@ class Runner:
             done += len(shard.x)
             if self._tick is not None:
                 self._tick(method.card.name, done, len(job.x))
-        return join(results)
+        return replace(join(results), options=job.options)
 
     def _job(self, method: Method[Any], args: tuple[Any, ...], options: dict[str, Any]) -> Job:
         chosen = method.card.filled(method.fixed | options)
@@ -79,8 +80,13 @@ class Runner:
             inputs = inputs_of(method, model, x, tuple(rest))
             aim, *threat = inputs
             check_request(model, x, aim.labels if isinstance(aim, Goal) else aim, *(threat or [None]))
-            if method.card.decorator == "attack" and isinstance(aim, Tensor):
-                inputs = (Avoid(aim), *threat)
+            if method.card.decorator == "attack":
+                check_finish(chosen, x, threat[0], model.bounds)
+                inputs = (Avoid(aim) if isinstance(aim, Tensor) else aim, *threat)
+        for name in per_sample(method):
+            given = chosen[name]
+            if given is not None and len(given) != len(x):
+                raise InputError(f"{name} has {len(given)} rows for {len(x)} samples", "give a row a sample")
         need = method.card.access
         if LADDER.index(need) > LADDER.index(model.access):
             raise AccessError(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ironglass.core.access import Model
 from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, LossName, Threat
-from ironglass.ops.ascent import ascend
-from ironglass.ops.balls import sample_ball
+from ironglass.ops.restarts import falling, restarted
 
 
 @attack(
@@ -59,18 +57,6 @@ def pgd(
         raise InputError("pgd needs a finite eps", "give the radius to search in, or use a minimum-norm attack")
     if steps < 1 or restarts < 1:
         raise InputError(f"steps={steps}, restarts={restarts}: both must be at least 1", "e.g. steps=40, restarts=1")
-    falling = [10 * threat.eps / steps * (1 - step / steps) for step in range(steps)]
-    sizes = falling if step_size is None else [step_size] * steps
+    sizes = falling(threat.eps, steps) if step_size is None else [step_size] * steps
     draws = model.draws(seed) if random_start else None
-    best, best_margin = x.clone(), x.new_full((len(x),), -torch.inf)
-    active = torch.arange(len(x), device=x.device)
-    for _ in range(restarts):
-        origin, wish, part = x[active], goal.take(active), threat.take(active)
-        start = None if draws is None else sample_ball(draws, origin, part, model.bounds, active)
-        climb = ascend(model.take(active), origin, wish, part, sizes=sizes, loss=wish.loss(loss), start=start)
-        better = climb.margin > best_margin[active]
-        best[active[better]], best_margin[active[better]] = climb.point[better], climb.margin[better]
-        active = active[climb.margin < torch.inf]
-        if not len(active):
-            break
-    return best
+    return restarted(model, x, goal, threat, sizes=sizes, loss=loss, restarts=restarts, draws=draws).point

@@ -1,0 +1,1 @@
+"""Attacks that set their own step sizes, and the ensemble of them."""
