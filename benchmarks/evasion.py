@@ -20,13 +20,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from subjects import Counted, Subject, peers, subjects
 from torch import Tensor, nn
 
 import ironglass as ig
 from ironglass.core.values import Norm, Threat
 from ironglass.models import allocator
 from ironglass.ops import lp
+from subjects import Counted, Subject, peers, subjects
 
 INF = float("inf")
 Run = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
@@ -86,14 +86,16 @@ def jobs(found: dict[str, Any]) -> dict[str, Job]:
         "fgsm": Job("linf", True, {"": ("fgsm", {})},
             only(fb, {"foolbox": lambda: foolbox(fb.attacks.LinfFastGradientAttack, True)})
             | only(ta, {"torchattacks": lambda: torchattacks(lambda net, eps: ta.FGSM(net, eps=eps))})
-            | only(ch, {"cleverhans": lambda: hans("fast_gradient_method", eps=INF, norm=float("inf"), clip_min=0, clip_max=1)})),
+            | only(ch, {"cleverhans": lambda: hans(
+                "fast_gradient_method", eps=INF, norm=float("inf"), clip_min=0, clip_max=1)})),
         "pgd40": Job("linf", True, {"": ("pgd", {"steps": 40})},
             only(fb, {"foolbox": lambda: foolbox(lambda: fb.attacks.LinfPGD(steps=40, rel_stepsize=2.5 / 40), True)})
             | only(ta, {"torchattacks": lambda: torchattacks(
                 lambda net, eps: ta.PGD(net, eps=eps, alpha=2.5 * eps / 40, steps=40))})
-            | only(art, {"art": lambda: artful(lambda net, eps: part("projected_gradient_descent.projected_gradient_descent")
-                .ProjectedGradientDescent(net, eps=eps, eps_step=2.5 * eps / 40, max_iter=40, num_random_init=1,
-                    batch_size=100, verbose=False))})
+            | only(art, {"art": lambda: artful(lambda net, eps: part(
+                "projected_gradient_descent.projected_gradient_descent").ProjectedGradientDescent(
+                    net, eps=eps, eps_step=2.5 * eps / 40, max_iter=40, num_random_init=1, batch_size=100,
+                    verbose=False))})
             | only(al, {"adv-lib": lambda: lambda net, x, y, eps: al.attacks.pgd_linf(
                 net, x, y, ε=eps, steps=40, relative_step_size=2.5 / 40)})),
         "apgd_ce100": Job("linf", True, {"": ("auto_pgd", {"steps": 100})},
@@ -226,8 +228,12 @@ def main() -> None:
 
     found = {name: importlib.import_module(name) if name in ("art", "cleverhans", "adv_lib") else module
              for name, module in found.items()}  # fmt: skip
-    versions = ", ".join(f"{name} {getattr(module, '__version__', 'from its repository')}" for name, module in found.items())
-    print(f"ironglass {ig.__version__}, torch {torch.__version__}, {versions or 'no peers'}; 1 thread, CPU s, medians\n")
+    versions = ", ".join(
+        f"{name} {getattr(module, '__version__', 'from its repository')}" for name, module in found.items()
+    )
+    print(
+        f"ironglass {ig.__version__}, torch {torch.__version__}, {versions or 'no peers'}; 1 thread, CPU s, medians\n"
+    )
     head = "| job | model | library | success | median norm | forward / image | backward / image | CPU s |"
     print(head + "\n|---|---|---|---|---|---|---|---|", flush=True)
     wanted = given.jobs.split(",") if given.jobs else None

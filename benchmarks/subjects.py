@@ -1,4 +1,4 @@
-"""The models that benchmarks are run on, each with samples it labels right, and the counter that peers' passes go by."""
+"""The models that benchmarks are run on, with samples they label right, and the counter that peers' passes go by."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ QUICK: dict[str, Any] = {
     "square": {"max_queries": 20},
     "integrated_gradients": {"tol": 0.5},
     "parameter_randomization": {"steps": 1},
+    "masking_alarms": {"steps": 4, "queries": 20},
 }
 
 
@@ -87,7 +88,8 @@ def test_the_findings_are_the_facts(report: Report, net: nn.Module, data: tuple[
     for step in steps:  # the cascade tries each on survivors only, and finds the same worst case
         alive &= ~get(step.name)(net, x, y, ig.Linf(0.2), **step.options).success
     assert found["robust_accuracy"].value == pytest.approx(float(alive.sum() / right.sum()))
-    assert all(f.low <= f.value <= f.high for f in report.findings if f.value is not None)
+    assert all(f.low <= f.value <= f.high for f in report.findings if f.low is not None)
+    assert [f.rule for f in report.findings if f.value is not None and f.low is None] == ["masking"]
     ranks = [SEVERITIES.index(finding.severity) for finding in report.findings]
     assert ranks == sorted(ranks, reverse=True)
     assert report.status == "complete"
@@ -95,15 +97,40 @@ def test_the_findings_are_the_facts(report: Report, net: nn.Module, data: tuple[
 
 def test_the_sections_come_in_order_and_every_finding_has_its_section(report: Report) -> None:
     ids = [section.id for section in report.sections]
-    assert ids == [name for name in ("model", "break", "rights", "proof", "look") if name in ids]
+    assert ids == [name for name in ("model", "break", "rights", "real", "proof", "look") if name in ids]
     assert {finding.section for finding in report.findings} <= set(ids)
-    assert {"break", "rights", "proof", "look"} <= set(ids)
+    assert {"break", "rights", "real", "proof", "look"} <= set(ids)
 
 
 def test_the_curve_never_rises_for_an_attack(report: Report) -> None:
     curve = next(curve for section in report.sections for curve in section.curves if curve.id == "accuracy")
     attack = next(series for series in curve.series if series.role == "attack")
     assert list(attack.y) == sorted(attack.y, reverse=True)
+
+
+def test_masked_gradients_are_found_and_what_they_hide(net: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    class Rounded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net((x * 7).round() / 7)
+
+    report = ig.audit(Rounded().eval(), data, eps=0.2, only=("pgd", "masking_alarms"))
+    found = by_rule(report)
+    assert (found["masking"].severity, found["masking"].section) == ("high", "real")
+    assert "zero gradient, steps" in found["masking"].verdict
+    assert "samples that no attack above breaks" in found["masking"].verdict
+    assert "BPDA" in found["masking"].fix
+    table = next(table for section in report.sections if section.id == "real" for table in section.tables)
+    assert [row[1] for row in table.rows if row[0] in ("zero gradient", "steps", "random")] == [
+        "clear",
+        "alarm",
+        "alarm",
+    ]
+    honest = by_rule(ig.audit(net, data, eps=0.2, only=("pgd", "masking_alarms")))["masking"]
+    assert (honest.severity, honest.value, honest.fix, honest.samples) == ("ok", 1, "", 4)
 
 
 def test_every_method_is_planned_or_its_absence_explained(net: nn.Module, data: tuple[Tensor, Tensor]) -> None:

@@ -17,6 +17,13 @@ from torch import Tensor, nn
 from ironglass.models import fast
 from ironglass.models.fast import FastNet, fingerprint, private_copy, rows_per_pass
 
+
+@pytest.fixture(autouse=True)
+def _as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks here are small; what is done to large ones is tested on them."""
+    monkeypatch.setattr("ironglass.models.fast.SMALL", 0)
+
+
 torch.set_num_threads(1)
 
 
@@ -396,3 +403,20 @@ def test_a_network_that_draws_is_copied_as_it_is(name: str) -> None:
             assert len({tuple(copied.scores(x).flatten().tolist()) for _ in range(40)}) > 1, "a draw was frozen"
     random.setstate(state)
     np.random.set_state(numpys)  # noqa: NPY002
+
+
+def test_a_small_network_keeps_its_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packing into another layout and back costs more than it saves where a pass takes microseconds."""
+    monkeypatch.setattr("ironglass.models.fast.SMALL", 1 << 20)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
+    small, large = (private_copy(net, torch.rand(2, 3, 8, 8)), _large_copy(monkeypatch, net))
+    assert small is not None
+    assert (small.level, large.level) == ("folded", "fused")
+    assert all(p.is_contiguous() for p in small.net.parameters())
+
+
+def _large_copy(monkeypatch: pytest.MonkeyPatch, net: nn.Module) -> FastNet:
+    monkeypatch.setattr("ironglass.models.fast.SMALL", 0)
+    copied = private_copy(net, torch.rand(2, 3, 8, 8))
+    assert copied is not None
+    return copied

@@ -10,6 +10,13 @@ from torch import Tensor, nn
 from ironglass.models.fast import private_copy
 from ironglass.models.folding import Convolution, fold, trace
 
+
+@pytest.fixture(autouse=True)
+def _as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks here are small; what is done to large ones is tested on them."""
+    monkeypatch.setattr("ironglass.models.fast.SMALL", 0)
+
+
 torch.set_num_threads(1)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

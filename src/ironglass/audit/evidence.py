@@ -60,10 +60,18 @@ class Evidence:
 
     @property
     def survives(self) -> Tensor:
-        """Whether a sample is right and no attack breaks it ``(N,)``: the worst case a sample."""
+        """Whether a sample is right and no attack breaks it ``(N,)``."""
         alive = self.correct.clone()
         for result in self.attacks.values():
             alive &= ~result.success
+        return alive
+
+    @property
+    def holds(self) -> Tensor:
+        """Whether a sample is right and nothing at all breaks it ``(N,)``: the worst case, with the battery's."""
+        alive = self.survives
+        for diagnosis in self.diagnoses.values():
+            alive[self.examined] &= ~diagnosis.broken
         return alive
 
     def least(self, norm: Norm) -> Tensor:
@@ -253,5 +261,12 @@ class Gatherer:
         for step in explains:
             self._keep(found.attributions, step.name, step, x, None)
         for step in self._plan.of("metric"):
-            for name, attribution in list(found.attributions.items()):
-                self._keep(found.scores, (step.name, name), step, attribution)
+            for explained in explains:
+                attribution = found.attributions.get(explained.name)
+                if attribution is None:
+                    continue
+                passes = step.passes * (explained.passes / 2 if "explains again" in step.card.tags else 1)
+                if passes > self._plan.suite.max_passes:
+                    self._note(f"{step.title} of {explained.title}", f"expects {passes:,.0f} passes a sample")
+                    continue
+                self._keep(found.scores, (step.name, explained.name), step, attribution)

@@ -95,7 +95,7 @@ def _robustness(found: Evidence, plan: Plan) -> Iterator[Finding]:
     control = plan.suite.control
     real = {name: result for name, result in found.attacks.items() if name != control}
     if real:
-        alive = int(found.survives.sum())
+        alive = int(found.holds.sum())
         best = max(real, key=lambda name: int((real[name].success & found.correct).sum()))
         verdict = f"With {size(plan)}, {right - alive} of {right} correct answers break"
         yield _share("robust_accuracy", "break", alive, right, verdict, plan, best)

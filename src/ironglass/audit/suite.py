@@ -20,6 +20,7 @@ class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     max_passes: float
     curve: tuple[str, ...]
     control: str
+    skip: tuple[str, ...] = ()
     minimum: tuple[str, ...]
     norms: tuple[Norm, ...]
     radii: tuple[float, ...]

@@ -45,7 +45,10 @@ class Model(Protocol):
 
     bounds: Bounds
     classes: int
-    names: Sequence[str]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The classes' names; empty where they have none."""
 
     def labels(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Returns the predicted labels ``(n,)``."""

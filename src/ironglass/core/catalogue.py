@@ -127,6 +127,19 @@ def catalogue(root: Path = PACKAGE) -> dict[str, Card]:
     return cards
 
 
+@cache
+def functions(family: str, root: Path = PACKAGE) -> dict[str, str]:
+    """Returns a family's plain functions by name, with their modules: each in a file of its name, without a card.
+
+    These work on results of methods, such as the pick of a few explanations among many.
+    """
+    found = {}
+    for path in sorted((root / family).rglob("*.py")):
+        if path.stem not in catalogue(root) and f"\ndef {path.stem}(" in path.read_text(encoding="utf-8"):
+            found[path.stem] = ".".join((root.name, *path.relative_to(root).with_suffix("").parts))
+    return found
+
+
 def find(name: str, family: str | None = None) -> Card:
     """Returns the card of a method, or an error that names the nearest one."""
     known = {card.name: card for card in catalogue().values() if family in (None, card.family)}

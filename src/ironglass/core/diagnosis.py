@@ -40,8 +40,8 @@ class Check:
 class Examined(NamedTuple):
     """What a diagnosis function returns.
 
-    ``evidence (N, checks)``, int8, is 1 where a sample shows it, 0 where not, -1 where it was not asked; ``adversarial``
-    are the worst inputs met on the way ``(N, *shape)``.
+    ``evidence (N, checks)``, int8, is 1 where a sample shows it, 0 where not, -1 where it was not asked;
+    ``adversarial`` are the worst inputs met on the way ``(N, *shape)``.
     """
 
     checks: Sequence[Check]

@@ -6,7 +6,7 @@ import importlib
 import sys
 from types import ModuleType
 
-from .catalogue import catalogue
+from .catalogue import catalogue, functions
 from .errors import suggest
 
 
@@ -16,16 +16,19 @@ class Family(ModuleType):
     def __getattr__(self, name: str) -> object:
         family = self.__name__.rpartition(".")[2]
         card = catalogue().get(name)
-        if card is None or card.family != family:
+        module = card.module if card is not None and card.family == family else functions(family).get(name)
+        if module is None:
             near = suggest(name, [card.name for card in catalogue().values() if card.family == family])
             raise AttributeError(f"{self.__name__} has no method '{name}': {near}")
-        method = getattr(importlib.import_module(card.module), name)
+        method = getattr(importlib.import_module(module), name)
         setattr(self, name, method)
         return method
 
     def __setattr__(self, name: str, value: object) -> None:
         # importing the file explain/saliency.py would put the module where the method of that name belongs
-        if isinstance(value, ModuleType) and name in catalogue():
+        if isinstance(value, ModuleType) and (
+            name in catalogue() or name in functions(self.__name__.rpartition(".")[2])
+        ):
             value = getattr(value, name, value)
         super().__setattr__(name, value)
 

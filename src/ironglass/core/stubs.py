@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .catalogue import FAMILIES, PACKAGE, catalogue
+from .catalogue import FAMILIES, PACKAGE, catalogue, functions
 
 
 def stub(family: str, root: Path = PACKAGE) -> str:
     """Returns the stub of one family."""
     cards = [card for card in catalogue(root).values() if card.family == family]
-    lines = [f"from {card.module} import {card.name} as {card.name}" for card in cards]
+    named = {card.name: card.module for card in cards} | functions(family, root)
+    lines = [f"from {module} import {name} as {name}" for name, module in named.items()]
     return "\n".join(["# Made by ironglass.core.stubs from the catalogue.", *sorted(lines), ""])
 
 

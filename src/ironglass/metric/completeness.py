@@ -29,7 +29,7 @@ def completeness(
 
     Args:
         baseline: ``black``, ``mid``, ``white``, ``mean``, ``blur`` or a number in input units; an explanation that has
-            a baseline of its own is held to that one.
+            a baseline of its own is held to that one, and one that brings its reference logit to that.
         tol: the greatest share of the change that may be unexplained.
 
     Returns:
@@ -41,7 +41,9 @@ def completeness(
     own = attribution.options.get("baseline")
     which = own if isinstance(own, str | int | float) else baseline
     of, x = logit(attribution.target), attribution.x
-    start = of(model.scores(baselines.baseline(x, model.bounds, which)), slice(None))
+    reference = attribution.extras.get("reference")
+    if reference is None:
+        reference = of(model.scores(baselines.baseline(x, model.bounds, which)), slice(None))
     end = of(model.scores(x), slice(None))
-    missed = baselines.incompleteness(attribution.values.flatten(1).sum(1), start, end)
+    missed = baselines.incompleteness(attribution.values.flatten(1).sum(1), reference, end)
     return Score(x=x, method="completeness", values=missed, passed=missed <= tol, of=attribution.method)

@@ -22,6 +22,9 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
 LARGEST_VALUE = 20 << 20
 """Bytes that one value inside a network may take in a pass on a CPU, for each thread."""
 
+SMALL = 1 << 20
+"""Bytes that all values inside a network take for a sample, up to which packed layouts cost more than they save."""
+
 Level = Literal["fused", "folded", "copied"]
 
 
@@ -102,6 +105,7 @@ def _faster(plain: nn.Module, example: Tensor, wanted: Tensor) -> FastNet:
     except Exception as error:
         why.append(f"not traced: {error}")
     on_cpu = example.device.type == "cpu" and example.dtype == torch.float32
+    on_cpu = on_cpu and _sizes(plain, example).total > SMALL  # the rest is there for large networks on a CPU
     layouts = (torch.channels_last, torch.preserve_format) if on_cpu and example.ndim == 4 else (torch.preserve_format,)
     fast = FastNet(plain, plain, "copied")
     for layout in layouts:
@@ -159,6 +163,13 @@ class _Sizes(TorchFunctionMode):
         return out
 
 
+def _sizes(net: nn.Module, example: Tensor) -> _Sizes:
+    sizes = _Sizes()
+    with torch.no_grad(), sizes:
+        net(example[:1])
+    return sizes
+
+
 def rows_per_pass(net: nn.Module, example: Tensor) -> int:
     """Returns how many rows to push through a network at once.
 
@@ -170,9 +181,7 @@ def rows_per_pass(net: nn.Module, example: Tensor) -> int:
         net: a network in eval mode.
         example: inputs ``(n, *shape)``; the first is run.
     """
-    sizes = _Sizes()
-    with torch.no_grad(), sizes:
-        net(example[:1])
+    sizes = _sizes(net, example)
     if example.is_cuda:
         return max(1, min(512, torch.cuda.mem_get_info(example.device)[0] // (2 * sizes.total)))
     return max(1, min(256, LARGEST_VALUE * torch.get_num_threads() // sizes.largest))

@@ -25,7 +25,8 @@ def plot(*results: Result, rows: int = 6, names: Sequence[str] = ()) -> Figure:
     """Returns a figure: maps beside their samples, or samples before and after an attack.
 
     Signed maps are red where a value speaks for the class, blue where against it, with a line where the smoothed
-    map is zero; unsigned ones are brighter where there is more. Each map's colours end at its own 99.5th percentile in size.
+    map is zero; unsigned ones are brighter where there is more. The colours of each map end at the 99.5th percentile
+    of its sizes.
 
     Args:
         results: attributions of the same samples, side by side; or one attack's result.

@@ -204,7 +204,7 @@ def check_finish(options: Mapping[str, Any], x: Tensor, threat: Threat, bounds: 
     """Checks the options that every attack has.
 
     Raises:
-        InputError: if one has no such value, the threat's norm has none, or the samples are not on the grid they shall stay on.
+        InputError: if one has no such value, the threat's norm has none, or the samples are not on the grid.
     """
     rounds, quantized = options["polish"], options["quantize"]
     if not isinstance(rounds, int) or rounds < 0:
