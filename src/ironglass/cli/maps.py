@@ -29,7 +29,7 @@ def page(result: Attribution, case: Subject, command: str) -> str:
     """
     card = find(result.method)
     signed = bool((result.values < 0).any())
-    names = [case.model.name_of(int(target)) for target in result.target]
+    names = [result.explained(row, case.model.name_of) for row in range(len(result))]
     pictured = drawable(result.x) and result.values.ndim >= 3
     section = Section(
         id="maps",

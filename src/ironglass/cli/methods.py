@@ -171,6 +171,13 @@ def _explain_flags(card: Card) -> list[Flag]:
             type=click.IntRange(0),
             help="The class to explain, instead of the decision.",
         ),
+        Flag(
+            "--against",
+            group="Run",
+            metavar="N",
+            type=click.IntRange(0),
+            help="Explain why the class and not this one.",
+        ),
         Flag("--output", "-o", group="Output", type=FILE, metavar="FILE", help="maps.html, or maps.safetensors."),
     ]
 

@@ -148,12 +148,12 @@ def attribution(result: Attribution, model: Adapter, ids: Sequence[str]) -> dict
     """Returns an explanation's figures, a map each: its target, its sum, and the values that weigh most."""
     maps = []
     for i, name in enumerate(ids):
-        values, target = result.values[i], int(result.target[i])
+        values, target = result.values[i], result.target[i].tolist()
         maps.append(
             {
                 "sample": name,
                 "target": target,
-                "class": model.name_of(target),
+                "class": result.explained(i, model.name_of),
                 "sum": float(values.double().sum()),
                 "strongest": [{"at": list(at), "value": value} for at, value in strongest(values)],
                 "error": None if result.error is None else _finite(float(result.error[i])),

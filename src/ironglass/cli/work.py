@@ -47,9 +47,11 @@ def start(run: Work, ask: Ask, case: Subject) -> int:
     """Runs a verb's work, or says what it would be."""
     if "index" in ask.flags:
         case = case.part(ask.flags["index"])
-    target, classes = ask.flags.get("target"), case.model.classes
-    if target is not None and target >= classes:
-        raise InputError(f"--target is {target}, the model has {classes} classes", f"give 0 to {classes - 1}")
+    classes = case.model.classes
+    for flag in ("target", "against"):
+        given = ask.flags.get(flag)
+        if given is not None and given >= classes:
+            raise InputError(f"--{flag} is {given}, the model has {classes} classes", f"give 0 to {classes - 1}")
     return _dry(ask, case) if ask.flags["dry_run"] else run(ask, case)
 
 
@@ -92,9 +94,15 @@ def diagnose(ask: Ask, case: Subject) -> int:
 
 def explain(ask: Ask, case: Subject) -> int:
     """Explains some samples, and draws the maps if that was asked for."""
+    import torch
+
     from ironglass.cli import summary
 
-    result = cast("Attribution", _judged(ask, case, case.data.x, ask.flags["target"]))
+    target, against, x = ask.flags["target"], ask.flags["against"], case.data.x
+    if against is not None:
+        first = case.model.outputs(x).argmax(1) if target is None else torch.full((len(x),), target)
+        target = torch.stack([first, torch.full_like(first, against)], 1)
+    result = cast("Attribution", _judged(ask, case, x, target))
     figures = summary.attribution(result, case.model, case.data.ids)
     lines = summary.attribution_lines(figures)
     path: Path | None = ask.flags["output"]

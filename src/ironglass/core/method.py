@@ -77,9 +77,14 @@ class Explain(Method[P]):
     """An explanation: ``saliency(model, x, target=None)`` returns an `Attribution`; None explains the decision."""
 
     def __call__(
-        self, model: object, x: Tensor, target: Tensor | int | None = None, *args: P.args, **options: P.kwargs
+        self,
+        model: object,
+        x: Tensor,
+        target: Tensor | int | tuple[int, int] | None = None,
+        *args: P.args,
+        **options: P.kwargs,
     ) -> Attribution:
-        """Explains the target's logit."""
+        """Explains the target's logit; for a pair, ``(3, 5)`` or ``(N, 2)``, its lead over the second's."""
         return cast(Attribution, self._judged(model, x, target, *args, **options))
 
 

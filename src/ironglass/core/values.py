@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
@@ -384,9 +384,10 @@ class AttackResult(Result):
 class Attribution(Result):
     """A map a sample: what speaks for the target (positive) and against it (negative).
 
-    ``values`` is ``(N, *shape)`` like the input, or ``(N, H, W)`` where the method knows no channels; ``error`` is the
-    method's own completeness error relative to the explained change, where it has one; ``extras`` are tensors of N
-    rows by name, what else the method found out.
+    ``values`` is ``(N, *shape)`` like the input, or ``(N, H, W)`` where the method knows no channels. ``target`` is the
+    class explained ``(N,)``, or a pair ``(N, 2)``: why the first class and not the second. ``error`` is the method's
+    own completeness error relative to the explained change, where it has one; ``extras`` are tensors of N rows by
+    name, what else the method found out.
     """
 
     values: Tensor
@@ -394,6 +395,10 @@ class Attribution(Result):
     error: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     seed: int | None = None
+
+    def explained(self, row: int, name_of: Callable[[int], str]) -> str:
+        """Returns what a row's map explains, in words: a class, or one class rather than another."""
+        return " rather than ".join(name_of(label) for label in self.target[row].reshape(-1).tolist())
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -88,6 +88,8 @@ def anchors(
             f"threshold={threshold}, tolerance={tolerance}, delta={delta}, beam={beam}, samples={samples}",
             "e.g. threshold=0.95, tolerance=0.05, delta=0.1, beam=4, samples=20000",
         )
+    if target.ndim != 1:
+        raise InputError("an anchor holds a decision fast, and a pair of classes is none", "give one target class")
     parts, draws = views.cut(x, model.bounds, view, baseline), model.draws(seed)
     filled = (parts.sizes() > 0).cpu().numpy()
     wanted = Wanted(threshold, tolerance, delta, beam, samples)

@@ -272,6 +272,19 @@ def check_request(model: Adapter, x: Tensor, y: Tensor | None, threat: Threat | 
         _check_threat(model, x, threat)
 
 
+def check_target(model: Adapter, x: Tensor, target: Tensor) -> None:
+    """Checks what is to be explained: a class a sample ``(N,)``, or a pair of classes ``(N, 2)``.
+
+    Raises:
+        InputError: naming what was given, what was expected, and the fix.
+    """
+    if isinstance(target, Tensor) and target.ndim == 2 and target.shape[1] == 2:
+        for classes in target.T:
+            _check_labels(model, x, classes)
+    else:
+        _check_labels(model, x, target)
+
+
 def _check_labels(model: Adapter, x: Tensor, y: Tensor) -> None:
     if not isinstance(y, Tensor) or y.is_floating_point() or y.ndim != 1:
         given = f"{str(y.dtype).removeprefix('torch.')} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__

@@ -11,6 +11,8 @@ from torch import Tensor
 from ironglass.core.access import Model
 from ironglass.core.errors import InputError, suggest
 
+from .targets import at, probability
+
 VALUES = 1 << 22
 """Input values that are made at a time."""
 STORED = 1 << 25
@@ -70,7 +72,7 @@ def outcome(scores: Tensor, target: Tensor, output: Output) -> Tensor:
 
     Args:
         scores: logits ``(n, S, classes)``.
-        target: class a sample, long ``(n,)``.
+        target: class a sample, long ``(n,)``, or a pair of classes ``(n, 2)``.
         output: ``logit`` or ``probability``.
 
     Raises:
@@ -78,8 +80,9 @@ def outcome(scores: Tensor, target: Tensor, output: Output) -> Tensor:
     """
     if output not in OUTPUTS:
         raise InputError(f"no output is called '{output}'", suggest(output, OUTPUTS))
-    values = scores.double().softmax(2) if output == "probability" else scores
-    return values.gather(2, target[:, None, None].expand(-1, scores.shape[1], 1))[..., 0].double()
+    flat, aim = scores.flatten(0, 1), target.repeat_interleave(scores.shape[1], 0)
+    values = probability(flat, aim) if output == "probability" else at(flat, aim).double()
+    return values.reshape(scores.shape[:2])
 
 
 class Fit(NamedTuple):

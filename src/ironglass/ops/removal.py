@@ -11,6 +11,7 @@ from ironglass.core.values import Attribution, Score
 
 from . import baselines
 from .again import onto_input
+from .targets import probability
 
 
 def places(values: Tensor, x: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def curve(model: Model, start: Tensor, end: Tensor, worth: Tensor, target: Tenso
         start: what the samples are at first ``(N, *shape)``.
         end: what they are at last ``(N, *shape)``.
         worth: of each place ``(N, places)``; equal ones go in the order of their place.
-        target: whose probability is watched ``(N,)``.
+        target: whose probability is watched ``(N,)``, or a pair of classes ``(N, 2)``.
         steps: equal steps, in each of which the same number of places goes over.
 
     Returns:
@@ -43,7 +44,7 @@ def curve(model: Model, start: Tensor, end: Tensor, worth: Tensor, target: Tenso
     for step in range(steps + 1):
         gone = (rank < round(step * order.shape[1] / steps)).reshape(shape)
         scores = model.scores(torch.where(gone, end, start), rows)
-        shares.append(scores.double().softmax(1).gather(1, target[:, None])[:, 0])
+        shares.append(probability(scores, target))
     return torch.stack(shares, 1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -118,3 +120,12 @@ def _unit(maps: Tensor) -> Tensor:
 def _varies(maps: Tensor) -> Tensor:
     flat = maps.flatten(1)
     return flat.amax(1) > flat.amin(1)
+
+
+SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "spearman": spearman,
+    "spearman_abs": lambda a, b: spearman(a.abs(), b.abs()),
+    "ssim": ssim,
+    "hog": hog,
+}
+"""The similarities by the names that options give."""

@@ -91,7 +91,7 @@ def _maps(attributions: Sequence[Attribution], rows: int, names: Sequence[str]) 
     for row in range(count):
         picture = _picture(_array(first.x[row]))
         axes[row][0].imshow(picture)
-        axes[row][0].set_ylabel(_named(int(first.target[row]), names), fontsize=8)
+        axes[row][0].set_ylabel(first.explained(row, lambda label: _named(label, names)), fontsize=8)
         for axis, attribution in zip(axes[row][1:], attributions, strict=True):
             _map(axis, _plane(_array(attribution.values[row])), picture)
     for axis, attribution in zip(axes[0][1:], attributions, strict=True):
@@ -132,7 +132,9 @@ def _bars(attributions: Sequence[Attribution], rows: int, names: Sequence[str]) 
             axis.set_yticks(range(len(order)), [f"value {i}" for i in order], fontsize=6)
             axis.tick_params(axis="x", labelsize=6)
             axis.axvline(0, color="#303030", linewidth=0.6)
-            axis.set_title(f"{attribution.method}: {_named(int(attribution.target[row]), names)}", fontsize=7)
+            axis.set_title(
+                f"{attribution.method}: {attribution.explained(row, lambda label: _named(label, names))}", fontsize=7
+            )
     return figure
 
 

@@ -336,7 +336,9 @@ def inputs_of(method: Method[Any], model: Adapter, x: Tensor, args: tuple[Any, .
         (target,) = args or (None,)
         if target is None:
             return (model.backend.labels(x),)
-        return (torch.full((len(x),), target, device=x.device) if isinstance(target, int) else target,)
+        if isinstance(target, int):
+            return (torch.full((len(x),), target, device=x.device),)
+        return (torch.tensor(target, device=x.device).expand(len(x), 2) if isinstance(target, tuple) else target,)
     aim, threat = args
     if threat.norm not in card.norms:
         raise InputError(

@@ -12,7 +12,7 @@ from ironglass.core.catalogue import LADDER
 from ironglass.core.errors import AccessError, InputError
 from ironglass.core.method import Method
 from ironglass.core.values import Attribution, Avoid, Goal, Result
-from ironglass.models.adapter import Adapter, check, check_request, wrap
+from ironglass.models.adapter import Adapter, check, check_request, check_target, wrap
 
 from .cache import Cache, key_of
 from .judge import Job, check_finish, inputs_of, join, per_sample
@@ -72,14 +72,18 @@ class Runner:
         model = self.model
         if isinstance(first, Attribution):
             x: Tensor = first.x
-            check(model, x, first.target)
+            check(model, x)
+            check_target(model, x, first.target)
             inputs: tuple[Any, ...] = (first,)
         else:
             x = first
             check(model, x)
             inputs = inputs_of(method, model, x, tuple(rest))
             aim, *threat = inputs
-            check_request(model, x, aim.labels if isinstance(aim, Goal) else aim, *(threat or [None]))
+            if method.card.decorator == "explain":
+                check_target(model, x, aim)
+            else:
+                check_request(model, x, aim.labels if isinstance(aim, Goal) else aim, *(threat or [None]))
             if method.card.decorator == "attack":
                 check_finish(chosen, x, threat[0], model.bounds)
                 inputs = (Avoid(aim) if isinstance(aim, Tensor) else aim, *threat)
