@@ -103,7 +103,7 @@ def test_what_only_python_can_give(annotation: str) -> None:
 def test_an_alias_is_found_where_it_is_defined() -> None:
     kind = kind_of("LossName", PGD)
     assert isinstance(kind, click.Choice)
-    assert list(kind.choices) == ["ce", "margin"]
+    assert list(kind.choices) == ["ce", "margin", "dlr"]
     assert kind_of("LossName", "ironglass.core.errors") is None
 
 

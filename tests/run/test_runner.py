@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 import ironglass as ig
+from ironglass.core import method
+from ironglass.core.access import Model
 from ironglass.core.errors import InputError, MethodFailed
 from ironglass.core.method import get
-from ironglass.core.values import AttackResult, Attribution, Result
+from ironglass.core.values import AttackResult, Attribution, Goal, Result, Threat
 from ironglass.run import Runner
 from ironglass.run.cache import Cache, key_of
 from ironglass.run.judge import Job
@@ -201,3 +203,22 @@ def test_a_half_written_cache_file_is_not_read(net: torch.nn.Module, tmp_path: P
     back = cache.get("abc")
     assert isinstance(back, Attribution)
     assert torch.equal(back.values, result.values)
+
+
+def test_a_probe_from_outside_the_ball_is_no_success() -> None:
+    @method.attack(title="Far", paper="szegedy2014", access="scores", norms=("l2",), cost="2")
+    def far_and_back(model: Model, x: Tensor, goal: Goal, threat: Threat) -> Tensor:
+        """Look far away, then near."""
+        model.scores(-9 * x)
+        model.scores(x)
+        return x
+
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5)).eval()
+    x = images(6)
+    with torch.no_grad():
+        y = net(x).argmax(1)
+        fooled = net(-9 * x).argmax(1) != y
+    assert bool(fooled.any())
+    near, far = (far_and_back(net, x, y, ig.L2(eps)) for eps in (0.1, 100.0))
+    assert torch.equal(far.first_success, torch.where(fooled, 2, -1))
+    assert bool((near.first_success == -1).all())

@@ -29,11 +29,12 @@ class Pass(NamedTuple):
 
 
 class At(NamedTuple):
-    """A layer's activation, the gradient of the loss at it, and the scores."""
+    """A layer's activation, the gradient of the loss at it, the scores, and the loss, a row each."""
 
     activation: Tensor
     grad: Tensor
     scores: Tensor
+    value: Tensor
 
 
 class Model(Protocol):
@@ -71,8 +72,25 @@ class Model(Protocol):
     def activations(self, x: Tensor, layers: Sequence[str], rows: Tensor | None = None) -> dict[str, Tensor]:
         """Returns the outputs of those layers."""
 
-    def at(self, layer: str, x: Tensor, loss: Loss, rows: Tensor | None = None) -> At:
-        """Returns a layer's activation and the loss's gradient there; the graph is cut below the layer."""
+    def at(
+        self,
+        layer: str,
+        x: Tensor,
+        loss: Loss,
+        rows: Tensor | None = None,
+        instead: Tensor | None = None,
+        of: str | None = None,
+    ) -> At:
+        """Returns a layer's activation and the loss's gradient there; the graph is cut below the layer.
+
+        ``instead`` is put in the place of what the layer gives. Where a layer ``of`` is named, the loss gets that
+        layer's output in place of the scores.
+        """
+
+    def resume(
+        self, layer: str, x: Tensor, instead: Tensor, rows: Tensor | None = None, of: str | None = None
+    ) -> Tensor:
+        """Returns the scores, or the output of the layer ``of``, with ``instead`` in the place of a layer's output."""
 
     def propagate(self, x: Tensor, loss: Loss, through: Through, rows: Tensor | None = None) -> Pass:
         """Returns what `value_and_grad` does, of a backward pass that ``through`` has changed.

@@ -58,7 +58,8 @@ def get(name: str, family: str | None = None) -> Method[Any]:
     Raises:
         InputError: if there is none of that name.
     """
-    if name not in _defined:
+    method = _defined.get(name)
+    if method is None or family not in (None, method.card.family):
         importlib.import_module(find(name, family).module)
     return _defined[name]
 

@@ -53,8 +53,12 @@ class Backend:
         """Returns the outputs of those layers."""
         raise self._closed()
 
-    def at(self, layer: str, x: Tensor, loss: Loss) -> At:
+    def at(self, layer: str, x: Tensor, loss: Loss, instead: Tensor | None = None, of: str | None = None) -> At:
         """Returns a layer's activation and the gradient there."""
+        raise self._closed()
+
+    def resume(self, layer: str, x: Tensor, instead: Tensor, of: str | None = None) -> Tensor:
+        """Returns the scores, or the output of the layer ``of``, with ``instead`` in the place of a layer's output."""
         raise self._closed()
 
     def propagate(self, x: Tensor, loss: Loss, through: Through) -> Pass:
@@ -285,25 +289,55 @@ class Torch(Backend):
             chunks = self._chunked(len(x), step)
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in layers}
 
-    def at(self, layer: str, x: Tensor, loss: Loss) -> At:
+    def at(self, layer: str, x: Tensor, loss: Loss, instead: Tensor | None = None, of: str | None = None) -> At:
         """Returns a layer's activation and gradient; the graph begins there, so the backward pass ends there."""
+
+        def step(part: slice) -> At:
+            leaf, scores, out = run(part)
+            value = loss(out, part)
+            total = value.sum() + 0 * leaf.sum()  # so that there is a gradient where nothing depends on the layer
+            (grad,) = torch.autograd.grad(total, leaf)
+            return At(leaf.detach(), grad, scores.detach(), value.detach())
+
+        with self._cut(layer, x, instead, of) as run, torch.enable_grad():
+            return At(*map(torch.cat, zip(*self._chunked(len(x), step), strict=True)))
+
+    def resume(self, layer: str, x: Tensor, instead: Tensor, of: str | None = None) -> Tensor:
+        """Returns the scores, or another layer's output, with ``instead`` in the place of what a layer gives."""
+        with self._cut(layer, x, instead, of) as run, torch.no_grad():
+            return torch.cat(self._chunked(len(x), lambda part: run(part)[2]))
+
+    @contextmanager
+    def _cut(
+        self, layer: str, x: Tensor, instead: Tensor | None, of: str | None
+    ) -> Iterator[Callable[[slice], tuple[Tensor, Tensor, Tensor]]]:
+        """Yields what runs samples: the leaf that a layer's output is cut to, the scores, and what is looked at."""
         cuts: list[Tensor] = []
+        seen: list[Tensor] = []
+        begins = slice(0)
 
         def cut(_module: nn.Module, _args: Any, out: Any) -> Any:
-            leaf = _tensor_of(out, layer).detach().requires_grad_()
-            cuts.append(leaf)
+            own = _tensor_of(out, layer).detach()
+            leaf = own if instead is None else instead[begins].detach().to(own)
+            if leaf.shape != own.shape:
+                given, wanted = (tuple(tensor.shape[1:]) for tensor in (leaf, own))
+                raise InputError(f"an activation of shape {given} for layer '{layer}'", f"give one of shape {wanted}")
+            cuts.append(leaf.requires_grad_())
             live = leaf.clone()  # an in-place layer may follow
             return (live, *out[1:]) if isinstance(out, tuple) else live
 
-        def step(part: slice) -> At:
-            cuts.clear()
-            scores = self._plain(self._enter(x[part]))
-            leaf = _once(cuts, layer)
-            (grad,) = torch.autograd.grad(loss(scores, part).sum(), leaf, materialize_grads=True)
-            return At(leaf.detach(), grad, scores.detach())
+        def keep(_module: nn.Module, _args: Any, out: Any) -> None:
+            seen.append(_tensor_of(out, str(of)).clone())
 
-        with self._hooked({layer: cut}), torch.enable_grad():
-            return At(*map(torch.cat, zip(*self._chunked(len(x), step), strict=True)))
+        def run(part: slice) -> tuple[Tensor, Tensor, Tensor]:
+            nonlocal begins
+            begins = part
+            cuts.clear(), seen.clear()
+            scores = self._plain(self._enter(x[part]))
+            return _once(cuts, layer), scores, scores if of is None else _once(seen, of)
+
+        with self._hooked({layer: cut} | ({} if of is None else {of: keep})):
+            yield run
 
     def module(self, x: Tensor) -> nn.Module:
         """Returns a frozen copy of the network in eval mode, normalization inside, layers as they are."""

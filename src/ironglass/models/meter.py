@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -22,6 +22,8 @@ class Meter:
         x: the samples ``(N, *shape)``.
         goal: if given, the ledger notes per sample the first query that reached it, and by which input.
         budget: queries a sample may make; None for no limit.
+
+    ``within(x, ids)``, if set, says which inputs are near enough to their samples to count as a success.
     """
 
     def __init__(self, x: Tensor, goal: Goal | None = None, budget: int | None = None) -> None:
@@ -30,6 +32,7 @@ class Meter:
         self.queries = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.first_success = torch.full_like(self.queries, -1)
         self.best = x if goal is None else x.clone()
+        self.within: Callable[[Tensor, Tensor], Tensor] | None = None
         self.forward = self.backward = 0
         self.seconds = 0.0
 
@@ -52,8 +55,10 @@ class Meter:
         self.backward += backward * len(ids)
 
     def watch(self, x: Tensor, reached: Tensor, ids: Tensor) -> None:
-        """Notes the samples that these inputs bring to the goal for the first time."""
+        """Notes the samples that these inputs bring to the goal for the first time, within what is allowed."""
         hits = (reached & (self.first_success[ids] < 0)).nonzero()[:, 0]
+        if self.within is not None and len(hits):
+            hits = hits[self.within(x[hits], ids[hits])]
         if len(hits):
             self.best[ids[hits]] = x[hits].detach().to(self.best.dtype)
             self.first_success[ids[hits]] = self.queries[ids[hits]]

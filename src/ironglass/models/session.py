@@ -90,13 +90,30 @@ class Session:
         with self._meter.clock():
             return self._backend.activations(x, layers)
 
-    def at(self, layer: str, x: Tensor, loss: Loss, rows: Tensor | None = None) -> At:
+    def at(
+        self,
+        layer: str,
+        x: Tensor,
+        loss: Loss,
+        rows: Tensor | None = None,
+        instead: Tensor | None = None,
+        of: str | None = None,
+    ) -> At:
         """Returns a layer's activation and the loss's gradient there; nothing below the layer is differentiated."""
         ids = self._charge("internals", x, rows, backward=1)
         with self._meter.clock():
-            result = self._backend.at(layer, x, _of_rows(loss, rows))
-        self._watched(x, result.scores, ids)
+            result = self._backend.at(layer, x, _of_rows(loss, rows), instead, of)
+        if instead is None:  # scores of another activation are not the sample's
+            self._watched(x, result.scores, ids)
         return result
+
+    def resume(
+        self, layer: str, x: Tensor, instead: Tensor, rows: Tensor | None = None, of: str | None = None
+    ) -> Tensor:
+        """Returns the scores, or another layer's output, of the network with this activation put in a layer's place."""
+        self._charge("internals", x, rows)
+        with self._meter.clock():
+            return self._backend.resume(layer, x, instead, of)
 
     def propagate(self, x: Tensor, loss: Loss, through: Through, rows: Tensor | None = None) -> Pass:
         """Returns the loss, what the changed backward pass brings to the input, and the scores.

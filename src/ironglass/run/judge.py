@@ -141,6 +141,7 @@ def _attack(model: Adapter, job: Job) -> AttackResult:
     goal, threat = cast(tuple[Goal, Threat], job.inputs)
     ours, meter = model.session(job.x, goal=goal, max_queries=job.max_queries)
     session = Session(model, job.x, meter, job.method.card.access)
+    meter.within = _within(job.x, threat)
     own, finish = _options(job)
     before = _outputs(model, ours, job.x)
     adversarial, partial = job.x.clone(), False
@@ -185,6 +186,17 @@ def _attack(model: Adapter, job: Job) -> AttackResult:
         seed=job.options.get("seed"),
         unrounded=unrounded,
     )
+
+
+def _within(x: Tensor, threat: Threat) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Returns which of a method's inputs lie in the ball, so that a probe from outside is no success.
+
+    In ``wasserstein`` that is a linear program a point, and what a method asks about is taken as it is.
+    """
+    if threat.eps == float("inf") or threat.norm == "wasserstein":
+        return None
+    most = threat.eps * (1 + 1e-5)
+    return lambda points, ids: lp.norm(points - x[ids], threat.norm) <= most
 
 
 class Finish(NamedTuple):

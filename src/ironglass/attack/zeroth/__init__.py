@@ -1,0 +1,1 @@
+"""Black-box attacks that estimate gradients from scores, query by query."""
