@@ -14,7 +14,7 @@ from ._version import __version__
 from .core.catalogue import Card, catalogue
 
 if TYPE_CHECKING:
-    from . import attack, certify, explain, metric
+    from . import attack, certify, defend, explain, metric
     from .audit import audit
     from .core.diagnosis import Diagnosis, Study
     from .core.values import (
@@ -66,6 +66,7 @@ __all__ = [
     "audit",
     "catalogue",
     "certify",
+    "defend",
     "explain",
     "load",
     "metric",
@@ -77,7 +78,7 @@ _HOMES = {
     "wrap": "models.adapter",
     "Adapter": "models.adapter",
     **dict.fromkeys(("Diagnosis", "Study"), "core.diagnosis"),
-    **dict.fromkeys(("attack", "audit", "explain", "certify", "metric"), ""),
+    **dict.fromkeys(("attack", "audit", "explain", "certify", "defend", "metric"), ""),
 }
 
 

@@ -77,10 +77,10 @@ def test_boundaries_are_compared_within_the_box() -> None:
 def test_a_linear_model_takes_one_jacobian_and_a_few_looks() -> None:
     made = case("interior", 10, lead=2.5)
     result = ig.attack.deepfool(made.net, made.x, made.y, ig.L2(INF))
-    assert int(result.queries.max()) <= 9, (
-        "the first look, a Jacobian, the point, and three times a gradient and a point"
+    assert int(result.queries.max()) <= 13, (
+        "the first look, a Jacobian, the point, and up to five times a gradient and a point"
     )
-    assert result.cost.backward <= 8 * 13
+    assert result.cost.backward <= 8 * 15
 
 
 def test_a_sample_that_is_across_leaves_the_batch() -> None:

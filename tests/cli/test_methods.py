@@ -154,6 +154,21 @@ def test_an_explanation_agrees_with_the_closed_form(call: Call, case: Case) -> N
     assert all(row["target"] == 1 for row in value(call(*words, "--target", "1"))["maps"])
 
 
+def test_a_layer_and_a_unit_are_explained_by_flags(call: Call, case: Case) -> None:
+    Path("deep.py").write_text(
+        "import torch\n\n\ndef make():\n    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).eval()\n"
+    )
+    words = ("explain", "saliency", "deep.py:make", "--data", "data.npz", "--index", "0:2")
+    (row, _) = value(call(*words, "--at", "1", "--unit", "2[1]", "--json"))["maps"]
+    assert row["class"] == "unit 2[1]"
+    assert all(each["at"] < [4] for each in row["strongest"])
+    assert "strongest in 1 [" in call(*words, "--at", "1").stdout
+    assert call(*words, "--at", "1", "-o", "layer.html").exit_code == 0, "a table, where the layer is no picture"
+    assert call(*words, "--at", "9").exit_code == 2
+    assert call(*words, "--target", "1", "--unit", "2[1]").exit_code == 2
+
+
 def test_maps_are_drawn_or_saved(call: Call, case: Case) -> None:
     words = ("explain", "saliency", "net.py:Own", "--data", "data.npz", "--index", "0:3")
     result = call(*words, "-o", "maps.html")

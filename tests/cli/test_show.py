@@ -48,6 +48,15 @@ def test_filters(call: Call) -> None:
     assert "No method fits." in call("list", "--lecture", "no such lecture").stdout
 
 
+def test_explanations_are_listed_with_their_place_in_the_taxonomy(call: Call) -> None:
+    lines = {line.split()[0]: line for line in call("list", "explain").stdout.splitlines()}
+    assert "local, agnostic, post hoc, prediction" in lines["lime"]
+    assert "local, specific, post hoc, prediction" in lines["lrp"]
+    assert "explains the model" in " ".join(call("show", "unit_semantics").stdout.split())
+    assert "explains" not in call("show", "pgd").stdout
+    assert "linf l2 l1" in call("list", "attack").stdout, "other methods keep their norms"
+
+
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_show_says_what_the_card_says(call: Call, card: Card) -> None:
     text = call("show", card.name).stdout

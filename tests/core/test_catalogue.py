@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ironglass.core.catalogue import DECORATORS, FAMILIES, LADDER, Card, catalogue, find
+from ironglass.core.catalogue import DECORATORS, FAMILIES, LADDER, TAXONOMY, Card, catalogue, find
 from ironglass.core.errors import InputError
 from ironglass.core.method import get
 
@@ -39,6 +39,17 @@ def test_every_card_is_complete(card: Card) -> None:
     assert card.passes(10, {}) >= 0
     assert all(option.help for option in card.options), [o.name for o in card.options if not o.help]
     assert card.name == card.module.rpartition(".")[2], "a method lives in the file of its name"
+    for axis, values in TAXONOMY.items():
+        assert getattr(card, axis) in (values if card.family == "explain" else ("", *values)), axis
+
+
+def test_the_taxonomy_agrees_with_what_a_method_asks_of_the_model() -> None:
+    for card in catalogue().values():
+        if card.decorator == "explain":
+            assert (card.kind == "specific") == (LADDER.index(card.access) >= LADDER.index("gradient")), card.name
+        if card.explains:
+            assert (card.scope == "local") == (card.explains == "prediction"), card.name
+    assert find("unit_semantics").explains == "model"
 
 
 def test_every_paper_is_in_the_bibliography() -> None:

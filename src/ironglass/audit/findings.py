@@ -174,6 +174,11 @@ def _median(parts: list[Tensor]) -> float:
     return float(least.median()) if len(least) else 0.0
 
 
+def _adds_up(found: Evidence, name: str) -> bool:
+    """Returns whether an explanation claims that its values sum to the logit or its change."""
+    return found.attributions[name].error is not None and "no sum" not in catalogue()[name].tags
+
+
 def _masking(found: Evidence, plan: Plan) -> Iterator[Finding]:
     """Can the attacks be believed? The share of the battery's checks that raise no alarm."""
     for name, diagnosis in found.diagnoses.items():
@@ -220,6 +225,6 @@ def _explanations(found: Evidence, plan: Plan) -> Iterator[Finding]:
         if metric == "parameter_randomization":
             verdict = f"{title}: the map depends on the model's weights for {passed} of {total} samples"
             yield _share(f"sanity.{name}", "look", passed, total, verdict, plan, metric, level="sanity")
-        elif metric == "completeness" and found.attributions[name].error is not None:
+        elif metric == "completeness" and _adds_up(found, name):
             verdict = f"{title}: the map adds up to the change of the output for {passed} of {total} samples"
             yield _share(f"completeness.{name}", "look", passed, total, verdict, plan, metric, level="completeness")

@@ -72,7 +72,11 @@ class Plan:
     @property
     def count(self) -> int:
         """How many times a method is run."""
-        return len(self.steps) + (2 * len(self.radii) if self.curve else 0) + sum(map(len, self.minima.values()))
+        tests = len(self.of("metric"))
+        again = tests * len(self.of("explain")) - tests  # each test is run on each explanation
+        return (
+            len(self.steps) + again + (2 * len(self.radii) if self.curve else 0) + sum(map(len, self.minima.values()))
+        )
 
     def cascades(self) -> list[list[Step]]:
         """Returns the attacks in cascades, cheap ones first: the control, and each level of access."""

@@ -30,7 +30,7 @@ def page(result: Attribution, case: Subject, command: str) -> str:
     card = find(result.method)
     signed = bool((result.values < 0).any())
     names = [result.explained(row, case.model.name_of) for row in range(len(result))]
-    pictured = drawable(result.x) and result.values.ndim >= 3
+    pictured = drawable(result.x) and result.values.ndim >= (3 if result.at is None else 4)
     section = Section(
         id="maps",
         title="What does it look at?",

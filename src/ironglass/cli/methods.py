@@ -189,7 +189,9 @@ def _judging_flags(card: Card) -> list[Flag]:
 
 VERBS = {
     "attack": Methods("attack", _attack_flags, work.attack, "Search for small changes that break MODEL."),
-    "explain": Methods("explain", _explain_flags, work.explain, "Map what in an input speaks for MODEL's decision."),
+    "explain": Methods(
+        "explain", _explain_flags, work.explain, "Map what in an input speaks for MODEL's decision.", ("explain",)
+    ),
     "certify": Methods(
         "certify", _judging_flags, work.certify, "Prove that no small change breaks MODEL, or estimate."
     ),

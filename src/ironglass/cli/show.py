@@ -14,7 +14,7 @@ import click
 from ironglass.cli.flags import Flag, Verb
 from ironglass.cli.kinds import kind_of
 from ironglass.cli.screen import Screen
-from ironglass.core.catalogue import FAMILIES, LADDER, Card, Option, catalogue, find
+from ironglass.core.catalogue import FAMILIES, LADDER, TAXONOMY, Card, Option, catalogue, find
 from ironglass.core.errors import InputError, suggest
 
 NORMS = ("linf", "l2", "l1", "l0", "wasserstein")
@@ -72,13 +72,20 @@ def _list(
 def _table(cards: list[Card], screen: Screen) -> Iterator[str]:
     """Yields a line a method; a terminal's width cuts the titles, a pipe gets all."""
     wide = max((len(card.name) for card in cards), default=0)
+    about = {card.name: _told(card) if all(each.explains for each in cards) else " ".join(card.norms) for card in cards}
+    space = max((len(text) for text in about.values()), default=0)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for card in cards:
-        line = f"{card.name:{wide}}  {card.family:9} {card.access:9} {' '.join(card.norms):12}  {card.title}".rstrip()
+        line = f"{card.name:{wide}}  {card.family:9} {card.access:9} {about[card.name]:{space}}  {card.title}".rstrip()
         line = line if not width or len(line) <= width else line[: width - 1] + "…"
         yield screen.style(line[:wide], bold=True) + line[wide:]
     if not cards:
         yield "No method fits."
+
+
+def _told(card: Card) -> str:
+    """Returns where an explanation stands among explanations."""
+    return ", ".join(getattr(card, axis) for axis in TAXONOMY)
 
 
 @click.pass_obj
@@ -125,6 +132,7 @@ def _page(card: Card, screen: Screen) -> Iterator[str]:
         "scope": card.scope,
         "kind": {"specific": "specific to kinds of model", "agnostic": "agnostic: any model"}.get(card.kind, card.kind)
         + f"; {card.phase}",
+        "explains": {"data": "the data", "model": "the model", "prediction": "a prediction"}.get(card.explains, ""),
         "norms": ", ".join(card.norms),
         "goal": ("untargeted or targeted" if card.targeted else "untargeted") if card.decorator == "attack" else "",
         "inputs": ", ".join(card.inputs),
@@ -133,7 +141,7 @@ def _page(card: Card, screen: Screen) -> Iterator[str]:
     }
     for name, value in facts.items():
         if value:
-            yield f"{head(f'{name:7}')} {value}"
+            yield f"{head(f'{name:8}')} {value}"
     if card.options:
         yield ""
         yield head("options")

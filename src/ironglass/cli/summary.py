@@ -164,10 +164,12 @@ def attribution(result: Attribution, model: Adapter, ids: Sequence[str]) -> dict
 
 def attribution_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     """Yields an explanation's figures for a person."""
+    layer = figures["options"].get("at")
+    where = f"strongest in {safe(layer)}" if layer else "strongest"
     for row in figures["maps"]:
         best = ", ".join(f"{place(each['at'])} {each['value']:+.3g}" for each in row["strongest"])
         error = "" if row["error"] is None else f"; completeness error {number(row['error'])}"
-        yield f"  {safe(row['sample'])}: for {safe(row['class'])}; sum {row['sum']:+.4g}; strongest {best}{error}"
+        yield f"  {safe(row['sample'])}: for {safe(row['class'])}; sum {row['sum']:+.4g}; {where} {best}{error}"
     yield from _paid(figures)
 
 

@@ -18,6 +18,13 @@ DECORATORS = ("attack", "explain", "certify", "estimate", "metric", "diagnose", 
 HOMES = {"estimate": "certify", "diagnose": "metric", "study": "metric"}
 """The family of a kind of method whose name is not the kind's own."""
 LADDER = ("labels", "scores", "gradient", "internals", "training")
+TAXONOMY = {
+    "scope": ("local", "global"),
+    "kind": ("specific", "agnostic"),
+    "phase": ("model-based", "post hoc"),
+    "explains": ("data", "model", "prediction"),
+}
+"""How explanations are told apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +54,10 @@ class Card:
     """What is known of a method without importing it.
 
     ``access`` is the least the model must give (``labels < scores < gradient < internals < training``), ``scope`` is
-    ``local`` or ``global``, ``kind`` is ``specific`` or ``agnostic`` to the model, ``cost`` is an expression in the
-    options that gives the expected passes a sample (a forward and its backward count as two).
+    ``local`` or ``global``, ``kind`` is ``specific`` or ``agnostic`` to the model, ``phase`` is ``model-based`` or
+    ``post hoc``, ``explains`` is ``data``, ``model`` or ``prediction`` for an explanation and empty for other methods.
+    ``cost`` is an expression in the options that gives the expected passes a sample (a forward and its backward count
+    as two).
     """
 
     name: str
@@ -63,6 +72,7 @@ class Card:
     scope: str = "local"
     kind: str = "agnostic"
     phase: str = "post hoc"
+    explains: str = ""
     norms: tuple[str, ...] = ()
     targeted: bool = False
     random: bool = False
@@ -213,7 +223,8 @@ def make_card(
         doc=doc,
         random=any(row.name == "seed" for row in rows),
         options=rows,
-        **{"targeted": decorator in ("attack", "explain")} | dict(literals),
+        **{"targeted": decorator in ("attack", "explain"), "explains": "prediction" if family == "explain" else ""}
+        | dict(literals),
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -133,7 +133,8 @@ def _lower(text: str) -> str:
 class Study(Result):
     """A table of figures over all samples at once: ``values``, each in its 95 % interval, all ``(rows, columns)``.
 
-    ``counts`` are how many things a figure is a mean of; one over none says nothing.
+    ``counts`` are how many things a figure is a mean of; one over none says nothing. ``notes`` say in words what the
+    figures mean, and ``extras`` are tensors by name, what else the study found out.
     """
 
     y: Tensor
@@ -147,6 +148,8 @@ class Study(Result):
     row_head: str
     threat: Threat | None = None
     seed: int | None = None
+    notes: Sequence[str] = ()
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def table(self) -> Table:
         """Returns the figures as shares with their intervals."""

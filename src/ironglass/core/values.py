@@ -384,8 +384,9 @@ class AttackResult(Result):
 class Attribution(Result):
     """A map a sample: what speaks for the target (positive) and against it (negative).
 
-    ``values`` is ``(N, *shape)`` like the input, or ``(N, H, W)`` where the method knows no channels. ``target`` is the
-    class explained ``(N,)``, or a pair ``(N, 2)``: why the first class and not the second. ``error`` is the method's
+    ``values`` is ``(N, *shape)`` like the input, or ``(N, H, W)`` where the method knows no channels, or of the shape
+    of the layer that the option ``at`` names. ``target`` is the class explained ``(N,)``, or a pair ``(N, 2)``: why the
+    first class and not the second; where the option ``unit`` names one, that is explained. ``error`` is the method's
     own completeness error relative to the explained change, where it has one; ``extras`` are tensors of N rows by
     name, what else the method found out.
     """
@@ -396,8 +397,20 @@ class Attribution(Result):
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     seed: int | None = None
 
+    @property
+    def at(self) -> str | None:
+        """The layer whose values are explained; None for the input."""
+        return self.options.get("at")
+
+    @property
+    def unit(self) -> str | None:
+        """The unit that is explained; None where it is a class."""
+        return self.options.get("unit")
+
     def explained(self, row: int, name_of: Callable[[int], str]) -> str:
-        """Returns what a row's map explains, in words: a class, or one class rather than another."""
+        """Returns what a row's map explains, in words: a class, one class rather than another, or a unit."""
+        if self.unit is not None:
+            return f"unit {self.unit}"
         return " rather than ".join(name_of(label) for label in self.target[row].reshape(-1).tolist())
 
 

@@ -20,6 +20,7 @@ from ironglass.ops.targets import logit
     paper="zhou2016",
     access="internals",
     cost="2",
+    tags=("no sum",),
     kind="specific",
     lecture="activation maps: CAM",
 )

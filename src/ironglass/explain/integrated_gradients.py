@@ -13,7 +13,7 @@ from ironglass.core.access import Model
 from ironglass.core.errors import InputError, suggest
 from ironglass.core.method import explain
 from ironglass.core.values import Map
-from ironglass.ops import baselines
+from ironglass.ops import baselines, inside
 from ironglass.ops.targets import logit
 
 RULES = ("gauss", "midpoint", "trapezoid", "right")
@@ -43,6 +43,8 @@ def integrated_gradients(
     max_steps: int = 256,
     steps: int | None = None,
     rule: Literal["gauss", "midpoint", "trapezoid", "right"] = "gauss",
+    at: str | None = None,
+    unit: str | None = None,
 ) -> Map:
     r"""Share out the change of the target's logit from a baseline among the input values.
 
@@ -55,17 +57,21 @@ def integrated_gradients(
 
     Args:
         baseline: ``black``, ``mid`` or ``white`` for the low end, middle or high end of the bounds; ``mean`` for the
-            image's mean colour; ``blur`` for the blurred image; or a number in input units.
+            image's mean colour; ``blur`` for the blurred image; or a number in input units. At a layer a number is an
+            activation, a name what the layer gives for such an input.
         tol: the share of the change that the map may miss.
         max_steps: gradients a sample, at most; one that is not complete by then reports its larger error.
         steps: take a fixed rule of so many gradients instead, whatever its error.
         rule: the fixed rule: ``gauss``, ``midpoint``, ``trapezoid``, or the paper's ``right`` end of every step.
+        at: a layer; its values are explained in place of the input's.
+        unit: explain a unit in place of a class: ``layer[channel]``, ``layer[channel, row, column]``.
 
     Returns:
-        Values ``(N, *shape)`` in logits, and the completeness error of each sample as a share of the change.
+        Values ``(N, *shape)`` in logits, of the layer's shape where there is one; and the completeness error of each
+        sample as a share of the change.
 
     Raises:
-        InputError: if an option is out of range, or there is no such baseline or rule.
+        InputError: if an option is out of range, or there is no such baseline, rule, layer or unit.
     """
     if rule not in RULES:
         raise InputError(f"no rule is called '{rule}'", suggest(rule, RULES))
@@ -73,7 +79,8 @@ def integrated_gradients(
         raise InputError(f"the rule '{rule}' is for a fixed number of steps", f"steps=50, rule='{rule}'")
     if max_steps < NODES or (steps is not None and steps < (2 if rule == "trapezoid" else 1)):
         raise InputError(f"steps={steps}, max_steps={max_steps}: too few", "e.g. steps=50, or max_steps=256")
-    start = baselines.baseline(x, model.bounds, baseline)
+    model, x, target = inside.enter(model, x, target, at, unit)
+    start = inside.baseline(model, x, baseline)
     path = Lines(model, start, x - start, target)
     if steps is not None:
         return _fixed(path, *_rule(rule, steps, x))

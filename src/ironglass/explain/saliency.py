@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ironglass.core.access import Model
 from ironglass.core.method import explain
+from ironglass.ops import inside
 from ironglass.ops.targets import logit
 
 
@@ -17,7 +18,9 @@ from ironglass.ops.targets import logit
     kind="specific",
     lecture="gradient explanations: saliency",
 )
-def saliency(model: Model, x: Tensor, target: Tensor, *, absolute: bool = True) -> Tensor:
+def saliency(
+    model: Model, x: Tensor, target: Tensor, *, absolute: bool = True, at: str | None = None, unit: str | None = None
+) -> Tensor:
     r"""Show how fast the target's logit changes with each input value.
 
     .. math:: R_i = \left|\frac{\partial f_t}{\partial x_i}(x)\right|
@@ -27,9 +30,15 @@ def saliency(model: Model, x: Tensor, target: Tensor, *, absolute: bool = True) 
 
     Args:
         absolute: drop the sign, as the paper does.
+        at: a layer; its values are explained in place of the input's.
+        unit: explain a unit in place of a class: ``layer[channel]``, ``layer[channel, row, column]``.
 
     Returns:
-        Values ``(N, *shape)``, in logits a unit of input.
+        Values ``(N, *shape)``, in logits a unit of input; of the layer's shape where there is one.
+
+    Raises:
+        InputError: if there is no such layer or unit.
     """
+    model, x, target = inside.enter(model, x, target, at, unit)
     gradient = model.value_and_grad(x, logit(target)).grad
     return gradient.abs() if absolute else gradient

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ironglass.core.access import Model
 from ironglass.core.method import metric
 from ironglass.core.values import Attribution, Score
-from ironglass.ops import baselines
+from ironglass.ops import baselines, inside
 from ironglass.ops.targets import logit
 
 
@@ -15,6 +15,7 @@ from ironglass.ops.targets import logit
     access="scores",
     cost="2",
     lecture="axioms of attribution: completeness",
+    tags=("inside",),
 )
 def completeness(
     model: Model, attribution: Attribution, *, baseline: str | float = "black", tol: float = 0.05
@@ -40,10 +41,10 @@ def completeness(
     """
     own = attribution.options.get("baseline")
     which = own if isinstance(own, str | int | float) else baseline
-    of, x = logit(attribution.target), attribution.x
-    reference = attribution.extras.get("reference")
+    part, x, target = inside.enter(model, attribution.x, attribution.target, attribution.at, attribution.unit)
+    of, reference = logit(target), attribution.extras.get("reference")
     if reference is None:
-        reference = of(model.scores(baselines.baseline(x, model.bounds, which)), slice(None))
-    end = of(model.scores(x), slice(None))
+        reference = of(part.scores(inside.baseline(part, x, which)), slice(None))
+    end = of(part.scores(x), slice(None))
     missed = baselines.incompleteness(attribution.values.flatten(1).sum(1), reference, end)
-    return Score(x=x, method="completeness", values=missed, passed=missed <= tol, of=attribution.method)
+    return Score(x=attribution.x, method="completeness", values=missed, passed=missed <= tol, of=attribution.method)

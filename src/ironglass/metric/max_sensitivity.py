@@ -18,7 +18,7 @@ from ironglass.ops.balls import sample_ball
     access="scores",
     cost="2 * samples",
     lecture="does an explanation hold: stability",
-    tags=("explains again",),
+    tags=("explains again", "inside"),
 )
 def max_sensitivity(
     model: Model,

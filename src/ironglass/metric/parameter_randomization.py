@@ -21,7 +21,7 @@ from ironglass.ops.similarity import SIMILARITIES
     access="internals",
     cost="2 * steps * redraws",
     lecture="sanity checks for saliency maps",
-    tags=("explains again",),
+    tags=("explains again", "inside"),
 )
 def parameter_randomization(
     model: Model,

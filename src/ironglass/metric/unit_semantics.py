@@ -25,6 +25,8 @@ COLUMNS = ("units", "random directions", "chance")
     access="internals",
     cost="1",
     scope="global",
+    kind="specific",
+    explains="model",
     lecture="intriguing properties: semantics of units",
 )
 def unit_semantics(

@@ -332,7 +332,8 @@ class Torch(Backend):
         def run(part: slice) -> tuple[Tensor, Tensor, Tensor]:
             nonlocal begins
             begins = part
-            cuts.clear(), seen.clear()
+            cuts.clear()
+            seen.clear()
             scores = self._plain(self._enter(x[part]))
             return _once(cuts, layer), scores, scores if of is None else _once(seen, of)
 

@@ -9,13 +9,12 @@ ask which values of an earlier layer make the unit fire. A method sees a model, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from ironglass.core.access import Loss, Model, Pass
+from ironglass.core.access import Loss, Model, Pass, Rows
 from ironglass.core.errors import InputError, suggest
 
 from . import baselines
@@ -28,7 +27,7 @@ class Unit(NamedTuple):
     """A value of a layer, or the mean of some: ``layer3[17]`` is channel 17, ``layer3[17, 4, 4]`` it at one place."""
 
     layer: str
-    index: tuple[int | slice, ...]
+    place: tuple[int | slice, ...]
 
     def of(self, output: Tensor) -> Tensor:
         """Returns the unit's value as the one score there is ``(n, 1)``; what the index leaves open is averaged.
@@ -37,11 +36,11 @@ class Unit(NamedTuple):
             InputError: if the layer has no such unit.
         """
         try:
-            return output[(slice(None), *self.index)].flatten(1).mean(1, keepdim=True) if self.index else output
+            return output[(slice(None), *self.place)].reshape(len(output), -1).mean(1, keepdim=True)
         except IndexError:
             shape = tuple(output.shape[1:])
             raise InputError(
-                f"layer '{self.layer}' of shape {shape} has no unit {_written(self.index)}", _FIX
+                f"layer '{self.layer}' of shape {shape} has no unit {_written(self.place)}", _FIX
             ) from None
 
 
@@ -58,8 +57,8 @@ def unit_of(text: str) -> Unit:
     return Unit(match["layer"], tuple(slice(None) if part == ":" else int(part) for part in parts))
 
 
-def _written(index: tuple[int | slice, ...]) -> str:
-    return f"[{', '.join(':' if isinstance(part, slice) else str(part) for part in index)}]"
+def _written(place: tuple[int | slice, ...]) -> str:
+    return f"[{', '.join(':' if isinstance(part, slice) else str(part) for part in place)}]"
 
 
 def enter(model: Model, x: Tensor, target: Tensor, at: str | None, unit: str | None) -> tuple[Model, Tensor, Tensor]:
@@ -78,12 +77,15 @@ def enter(model: Model, x: Tensor, target: Tensor, at: str | None, unit: str | N
     if at is None and unit is None:
         return model, x, target
     model, end = model.opened(), unit_of(unit) if unit is not None else None
-    layers = model.layers()
-    for layer in (at, end.layer if end else None):
-        if layer is not None and layer not in layers:
+    layers = list(model.layers())
+    named = [layer for layer in (at, end.layer if end else None) if layer is not None]
+    for layer in named:
+        if layer not in layers:
             raise InputError(
                 f"the network has no layer '{layer}' that runs once and gives a tensor", suggest(layer, layers)
             )
+    if layers.index(named[0]) > layers.index(named[-1]):
+        raise InputError(f"layer '{at}' ends after the unit {unit}", "name a layer that ends before the unit's")
     inner = x if at is None else model.activations(x, [at])[at]
     stretch = cast(Model, Stretch(model, x, at, end))
     return stretch, inner, target if end is None else torch.zeros_like(target.reshape(len(x), -1)[:, 0])
@@ -116,10 +118,12 @@ class Stretch:
 
     def value_and_grad(self, x: Tensor, loss: Loss, rows: Tensor | None = None) -> Pass:
         """Returns the loss of each row and its gradient to what the part begins with."""
-        unit, of = self._unit, loss
-        if unit is not None:
-            of = lambda out, part: loss(unit.of(out), part)  # noqa: E731 - a loss is a function of two arguments
+        unit = self._unit
         end = None if unit is None else unit.layer
+
+        def of(out: Tensor, part: Rows) -> Tensor:
+            return loss(out if unit is None else unit.of(out), part)
+
         if self._at is None:
             return self._model.value_and_grad(x, of, rows, layer=end)
         found = self._model.at(self._at, self._inputs(rows), of, rows, x, end)
@@ -139,14 +143,11 @@ class Stretch:
             return torch.full_like(x, which)
         return self.begin(baselines.baseline(self._x, self.bounds, which))
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        raise AttributeError(f"a stretch of a network gives scores and gradients, not '{name}'")
-
     def _inputs(self, rows: Tensor | None) -> Tensor:
         return self._x if rows is None else self._x[rows]
 
 
-def baseline(model: Model, x: Tensor, which: str | float) -> Tensor:
+def baseline(model: Model | Stretch, x: Tensor, which: str | float) -> Tensor:
     """Returns the baseline of each sample of a model or of a stretch of one, as `baselines.baseline` does.
 
     At a layer a number is the value of every activation, and a name stands for what the layer gives for that input.

@@ -46,12 +46,14 @@ def fit(
         The mean loss of each epoch.
 
     Raises:
-        InputError: if a number is out of range.
+        InputError: if a number is out of range, or no parameter may change.
         MethodFailed: if the loss is no longer finite.
     """
     if samples < 1 or epochs < 0 or batch < 1 or not lr > 0:
         raise InputError(f"samples={samples}, epochs={epochs}, batch={batch}, lr={lr}", "give positive numbers")
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    if not trained:
+        raise InputError("no parameter of the network may change", "net.requires_grad_(True)")
     optimizer = torch.optim.Adam(trained, lr)
     steps = max(epochs * -(-samples // batch), 1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -63,7 +65,9 @@ def fit(
         net.train()
         for epoch in range(epochs):
             total = 0.0
-            for rows in torch.randperm(samples, generator=generator).split(batch):
+            order = torch.randperm(samples, generator=generator)
+            for start in range(0, samples, batch):
+                rows = order[start : start + batch]
                 value = loss(net, rows, generator)
                 if not bool(value.isfinite()):
                     raise MethodFailed(f"the loss is {value.item()} in epoch {epoch + 1}", f"a smaller lr than {lr:g}")

@@ -40,7 +40,8 @@ def plot(*results: Result, rows: int = 6, names: Sequence[str] = ()) -> Figure:
     if attributions and len(attributions) == len(results):
         if any(other.x.shape != attributions[0].x.shape for other in attributions):
             raise InputError("the attributions are of different samples", "plot those of the same samples together")
-        return _maps(attributions, rows, names) if _drawable(results[0]) else _bars(attributions, rows, names)
+        draw = _maps if all(map(_drawable, attributions)) else _bars
+        return draw(attributions, rows, names)
     if len(results) == 1 and isinstance(results[0], AttackResult) and _drawable(results[0]):
         return _attacked(results[0], rows, names)
     kinds = ", ".join(sorted({type(result).__name__ for result in results})) or "nothing"
@@ -55,7 +56,8 @@ def png(*results: Result) -> bytes:
 
 
 def _drawable(result: Result) -> bool:
-    return result.x.ndim == 4 and result.x.shape[1] in (1, 3)
+    grid = not isinstance(result, Attribution) or result.at is None or result.values.ndim == 4
+    return grid and result.x.ndim == 4 and result.x.shape[1] in (1, 3)
 
 
 def _figure(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
@@ -106,6 +108,8 @@ def _map(axis: Axes, plane: Array, picture: Array) -> None:
     top = float(np.quantile(np.abs(plane), 0.995)) or float(np.abs(plane).max()) or 1.0
     signed = bool((plane < 0).any())
     grey = picture.mean(-1)
+    rows, columns = (np.arange(n) * m // n for n, m in zip(grey.shape, plane.shape, strict=True))
+    plane = plane[rows][:, columns]  # a layer's map may be coarser than the sample it lies over
     if signed:
         axis.imshow(plane, cmap="coolwarm", vmin=-top, vmax=top)
         broad = gaussian_filter(plane, max(plane.shape) / 28)  # of single pixels the line would be a carpet

@@ -74,6 +74,12 @@ class Runner:
             x: Tensor = first.x
             check(model, x)
             check_target(model, x, first.target)
+            if (first.at or first.unit) and "inside" not in method.card.tags:
+                raise InputError(
+                    f"{method.card.name} tests maps of the input for a class; this one is "
+                    + " ".join(f"{name}={value}" for name, value in (("at", first.at), ("unit", first.unit)) if value),
+                    "explain without at= and unit=, or test with: ironglass list --tag inside",
+                )
             inputs: tuple[Any, ...] = (first,)
         else:
             x = first
@@ -81,6 +87,8 @@ class Runner:
             inputs = inputs_of(method, model, x, tuple(rest))
             aim, *threat = inputs
             if method.card.decorator == "explain":
+                if chosen.get("unit") is not None and rest and rest[0] is not None:
+                    raise InputError("both a target and a unit are given", "explain one of them")
                 check_target(model, x, aim)
             else:
                 check_request(model, x, aim.labels if isinstance(aim, Goal) else aim, *(threat or [None]))

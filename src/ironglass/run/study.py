@@ -24,6 +24,7 @@ def run_study(
     x: Tensor,
     y: Tensor,
     threat: Threat | None = None,
+    /,  # a study may have an option called method
     **options: Any,
 ) -> Study:
     """Runs a study on one model, several, or several by name.

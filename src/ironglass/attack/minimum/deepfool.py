@@ -21,7 +21,7 @@ from ironglass.ops.polish import Aim, descend
     paper="moosavi2016deepfool",
     access="gradient",
     norms=("linf", "l2", "l1"),
-    cost="steps * (2 + min(classes, candidates)) + 7",
+    cost="steps * (2 + min(classes, candidates)) + 15",
     lecture="white-box evasion: minimum norm",
 )
 def deepfool(
@@ -78,7 +78,7 @@ def deepfool(
         if not len(rows):
             break
         rows = rows[~aim.reached(model.scores(point[rows], rows), rows)]
-    return descend(model, x, point, aim, threat, steps=2)
+    return descend(model, x, point, aim, threat, steps=4)
 
 
 def nearest_class(

@@ -1,6 +1,6 @@
 """AutoAttack beside its authors' code, on robust networks: robust accuracy, passes an image, CPU seconds.
 
-    python benchmarks/autoattack.py [--images 1000] [--models mnist_pgd_madry …] [--norm linf] [--ours]
+    python benchmarks/auto_attack.py [--images 1000] [--models mnist_pgd_madry …] [--norm linf] [--ours]
 
 The authors' package ``autoattack`` is used where it can be imported (put its checkout on PYTHONPATH). Networks and
 pictures are the shared data sets (``IRONGLASS_DATA``). Both sides run in one process on one thread, with the allocator
