@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import ironglass as ig
 from ironglass.core.values import Norm, Threat
 from ironglass.models import allocator
+from subjects import Counted
 
 ROOT = Path(os.environ.get("IRONGLASS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 RADII: dict[str, dict[Norm, float]] = {
@@ -32,25 +33,6 @@ RADII: dict[str, dict[Norm, float]] = {
     "cifar_resnet2b_adv": {"linf": 2 / 255, "l2": 0.25, "l1": 3.0},
 }
 AUTHORS: dict[Norm, str] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
-
-
-class Counted(nn.Module):
-    """Counts the samples that pass a network forward and backward."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self.forwards = self.backwards = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.forwards += len(x)
-        out: Tensor = self.net(x)
-        if out.requires_grad:
-            out.register_hook(self._back)  # type: ignore[no-untyped-call]
-        return out
-
-    def _back(self, grad: Tensor) -> None:
-        self.backwards += len(grad)
 
 
 def subject(name: str, images: int) -> tuple[nn.Module, Tensor, Tensor]:

@@ -139,6 +139,9 @@ def jobs(found: dict[str, Any]) -> dict[str, Job]:
             | only(ta, {"torchattacks ead": lambda: torchattacks(
                 lambda net, eps: ta.EADL1(net, max_iterations=100, binary_search_steps=5))})
             | only(al, {"adv-lib fmn": lambda: lambda net, x, y, eps: al.attacks.fmn(net, x, y, norm=1, steps=100)})),
+        "square1000": Job("linf", True, {"": ("square", {"max_queries": 1000})},
+            only(ta, {"torchattacks": lambda: torchattacks(
+                lambda net, eps: ta.Square(net, norm="Linf", eps=eps, n_queries=1000, seed=0))})),
         "jsma": Job("l0", False, {"": ("jsma", {})},
             only(ta, {"torchattacks": lambda: torchattacks(lambda net, eps: ta.JSMA(net, theta=1.0, gamma=0.145))})
             | only(art, {"art": lambda: artful(
