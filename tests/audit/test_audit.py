@@ -85,7 +85,6 @@ def test_the_findings_are_the_facts(report: Report, net: nn.Module, data: tuple[
     alive = right.clone()
     steps = plan(ig.wrap(net), data, Config(eps=0.2, options=QUICK)).of("attack")
     assert {"fgsm", "pgd", "square", "random_noise"} <= {step.name for step in steps}
-    steps = [step for step in steps if step.name != "difference_of_means"]  # it is refused without class means
     for step in steps:  # the cascade tries each on survivors only, and finds the same worst case
         alive &= ~get(step.name)(net, x, y, ig.Linf(0.2), **step.options).success
     assert found["robust_accuracy"].value == pytest.approx(float(alive.sum() / right.sum()))

@@ -135,7 +135,7 @@ def test_pointing_hits_and_misses_by_the_pixel() -> None:
     assert ig.metric.pointing_game(net, given, regions=regions, tolerance=2).passed.tolist() == [1, 1, 1, 0, 1, 1]
     chance = ig.metric.pointing_game(net, given, regions=regions, tolerance=0).values[:, 1]
     assert torch.allclose(chance, torch.full_like(chance, 1 / 16))
-    with pytest.raises(InputError, match="where the objects are"):
+    with pytest.raises(InputError, match="pointing_game needs regions"):
         ig.metric.pointing_game(net, given)
     with pytest.raises(InputError, match="rows for"):
         ig.metric.pointing_game(net, given, regions=regions[:3])

@@ -180,6 +180,9 @@ def _why_not(
         return f"works in {', '.join(card.norms)}, the threat is in {norm}"
     if card.inputs and DOMAINS.get(x.ndim) not in card.inputs:
         return f"is for {', '.join(card.inputs)} inputs"
+    missing = [name for name in card.needs if options[name] is None]
+    if missing:
+        return f"needs {', '.join(missing)}, which only you can give: call it from Python"
     if card.name in suite.skip and card.name not in config.only:
         return "left to a longer suite"
     passes = card.passes(model.classes, options)

@@ -57,7 +57,7 @@ class Card:
     ``local`` or ``global``, ``kind`` is ``specific`` or ``agnostic`` to the model, ``phase`` is ``model-based`` or
     ``post hoc``, ``explains`` is ``data``, ``model`` or ``prediction`` for an explanation and empty for other methods.
     ``cost`` is an expression in the options that gives the expected passes a sample (a forward and its backward count
-    as two).
+    as two). With ``finite`` an attack takes no infinite eps; ``needs`` names options whose default None will not do.
     """
 
     name: str
@@ -74,6 +74,8 @@ class Card:
     phase: str = "post hoc"
     explains: str = ""
     norms: tuple[str, ...] = ()
+    finite: bool = False
+    needs: tuple[str, ...] = ()
     targeted: bool = False
     random: bool = False
     inputs: tuple[str, ...] = ()

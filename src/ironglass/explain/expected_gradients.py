@@ -9,6 +9,7 @@ from ironglass.core.access import Model
 from ironglass.core.errors import InputError
 from ironglass.core.method import explain
 from ironglass.core.values import Map
+from ironglass.ops import lp
 from ironglass.ops.baselines import incompleteness
 from ironglass.ops.targets import logit
 
@@ -69,7 +70,7 @@ def expected_gradients(
             else:
                 reference = baselines.to(x)[draws.below(len(baselines))]
             changes.append(x - reference)
-            points.append(reference + tau.reshape(-1, *(1,) * (x.ndim - 1)) * changes[-1])
+            points.append(reference + lp.column(tau, x) * changes[-1])
             references.append(reference)
         rows = torch.arange(len(x), device=x.device).repeat(count)
         parts = model.value_and_grad(torch.cat(points), of, rows).grad * torch.cat(changes)

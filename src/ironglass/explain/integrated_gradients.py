@@ -13,7 +13,7 @@ from ironglass.core.access import Model
 from ironglass.core.errors import InputError, suggest
 from ironglass.core.method import explain
 from ironglass.core.values import Map
-from ironglass.ops import baselines, inside
+from ironglass.ops import baselines, inside, lp
 from ironglass.ops.targets import logit
 
 RULES = ("gauss", "midpoint", "trapezoid", "right")
@@ -110,7 +110,7 @@ class Lines(NamedTuple):
         for first in range(0, at.shape[1], width):
             part = at[:, first : first + width]
             lines = rows.repeat_interleave(part.shape[1])
-            share = part.reshape(-1, *(1,) * (self.start.ndim - 1))
+            share = lp.column(part, self.start)
             yield slice(first, first + width), self.start[lines] + share * self.change[lines], lines
 
     def logits(self, rows: Tensor, at: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class Panel(NamedTuple):
     def where(self, mask: Tensor, other: Panel) -> Panel:
         """Returns this panel on the lines of the mask, the other one on the rest."""
         pairs = zip(self, other, strict=True)
-        return Panel(*(torch.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b) for a, b in pairs))
+        return Panel(*(torch.where(lp.column(mask, a), a, b) for a, b in pairs))
 
 
 def _panel(path: Lines, rows: Tensor, low: Tensor, high: Tensor, first: Tensor, last: Tensor) -> Panel:

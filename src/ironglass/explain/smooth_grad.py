@@ -10,6 +10,7 @@ from torch import Tensor
 from ironglass.core.access import Model
 from ironglass.core.errors import InputError, suggest
 from ironglass.core.method import explain
+from ironglass.ops import lp
 from ironglass.ops.targets import logit
 
 VARIANTS = ("mean", "squared", "variance")
@@ -63,7 +64,7 @@ def smooth_grad(
     if samples < (2 if variant == "variance" else 1) or not noise >= 0:
         raise InputError(f"samples={samples}, noise={noise}: out of range", "e.g. samples=25, noise=0.15")
     flat, draws = x.flatten(1), model.draws(seed)
-    spread = (noise * (flat.amax(1) - flat.amin(1))).reshape(-1, *(1,) * (x.ndim - 1))
+    spread = lp.column(noise * (flat.amax(1) - flat.amin(1)), x)
     mean, squares, loss = torch.zeros_like(x), torch.zeros_like(x), logit(target)
     width = max(ROWS // len(x), 1)
     for first in range(0, samples, width):

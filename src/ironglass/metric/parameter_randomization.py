@@ -12,6 +12,7 @@ from ironglass.core.access import Model
 from ironglass.core.errors import InputError, suggest
 from ironglass.core.method import get, metric
 from ironglass.core.values import Attribution, Map, Score
+from ironglass.ops import lp
 from ironglass.ops.similarity import SIMILARITIES
 
 
@@ -98,4 +99,4 @@ def _stages(layers: Sequence[str], mode: str, steps: int) -> list[tuple[str, Seq
 def _finite(maps: Tensor) -> Tensor:
     """Returns the maps; those of an untrained network that overflowed as constants, which resemble nothing."""
     good = maps.flatten(1).isfinite().all(1)
-    return maps.where(good.reshape(-1, *(1,) * (maps.ndim - 1)), 0)
+    return maps.where(lp.column(good, maps), 0)

@@ -18,6 +18,7 @@ from ironglass.core.values import Attribution, PerSample, Score
     cost="0",
     lecture="does an explanation hold: localization",
     inputs=("image",),
+    needs=("regions",),
 )
 def pointing_game(
     model: Model,
@@ -40,8 +41,7 @@ def pointing_game(
         InputError: if there are no regions, or they are not of the map's size.
     """
     values = attribution.values.sum(1) if attribution.values.ndim == 4 else attribution.values
-    if regions is None:
-        raise InputError("pointing_game needs to know where the objects are", "give regions=(N, H, W), true inside")
+    assert regions is not None, "the card says that they are needed"
     if values.ndim != 3 or regions.shape != values.shape:
         raise InputError(
             f"regions of shape {tuple(regions.shape)} for maps {tuple(values.shape)}", "give one of a map's size each"

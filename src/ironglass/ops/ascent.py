@@ -85,4 +85,4 @@ def _of_mean_one(grad: Tensor, threat: Threat) -> Tensor:
     """Divides each gradient by its mean absolute value within the mask; one of zeros stays."""
     seen = grad if threat.mask is None else grad * threat.mask
     size = seen.abs().flatten(1).mean(1)
-    return seen / torch.where(size > 0, size, 1).reshape(-1, *(1,) * (grad.ndim - 1))
+    return seen / lp.column(torch.where(size > 0, size, 1), grad)

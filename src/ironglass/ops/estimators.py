@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from ironglass.core.draws import Draws
 from ironglass.core.errors import InputError
 
+from . import lp
+
 Kind = Literal["signs", "sphere", "gaussian"]
 Ask = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``ask(points (n, k, *shape), rows (n,), count (n,)) -> values (n, k)`` or ``(n, k, m)``.
@@ -177,7 +179,7 @@ class RandomDirections:
             factor = 1.0 if self.kind == "gaussian" else squares.to(total.dtype)
             length = self.radius**2 * (2 if self.antithetic else 1)  # moves are as long as differences are wide
             scale = factor / (length * count.clamp(min=1).to(total.dtype))
-            total = total * scale.reshape(-1, *(1,) * (total.ndim - 1))
+            total = total * lp.column(scale, total)
         grad = total.reshape(*total.shape[:-1], *point.shape[1:])
         return grad if control is None else grad + control.grad
 

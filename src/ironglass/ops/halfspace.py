@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ironglass.core.values import Bounds, Threat
 
-from .lp import _filled, room
+from .lp import fill, room
 
 
 def shortest(normal: Tensor, gap: Tensor, x: Tensor, threat: Threat, bounds: Bounds) -> Tensor:
@@ -40,7 +40,7 @@ def shortest(normal: Tensor, gap: Tensor, x: Tensor, threat: Threat, bounds: Bou
         step = _risen(size, size, limit, need)
     else:
         worth = size * limit
-        filled = _filled(worth, -size if threat.norm == "l1" else -worth, need)
+        filled = fill(worth, -size if threat.norm == "l1" else -worth, need)
         step = (filled / torch.where(size > 0, size, 1)).minimum(limit)
     return step.reshape_as(normal) * normal.sign()
 

@@ -55,6 +55,11 @@ def distance(adversarial: Tensor, x: Tensor, threat: Threat, bounds: Bounds) -> 
     return norm(adversarial - x, threat.norm)
 
 
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """Returns a value a row ``(N,)`` in the shape ``(N, 1, …)`` that spreads over the rows of ``like (N, *shape)``."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
 def dual(name: Norm) -> Norm:
     r"""Returns the norm :math:`q` with :math:`1/p + 1/q = 1`."""
     return {"linf": "l1", "l2": "l2", "l1": "linf", "l0": "linf"}[name]  # type: ignore[return-value]
@@ -87,7 +92,7 @@ def project(x: Tensor, origin: Tensor, threat: Threat, bounds: Bounds) -> Tensor
     elif threat.eps < float("inf"):
         size = delta.abs().flatten(1)
         limit = room(delta, origin, bounds, threat.mask).flatten(1)
-        shrink = {"l2": _shrink_l2, "l1": _shrink_l1, "l0": _shrink_l0}[threat.norm]
+        shrink = {"l2": shrink_l2, "l1": shrink_l1, "l0": _shrink_l0}[threat.norm]
         delta = shrink(size, limit, threat.eps).reshape_as(delta) * delta.sign()
     return move(origin, delta, threat, bounds)
 
@@ -124,9 +129,9 @@ def maximize(grad: Tensor, x: Tensor, threat: Threat, bounds: Bounds) -> Tensor:
     if threat.norm == "linf":
         step = limit.clamp(max=threat.eps)
     elif threat.norm == "l2":
-        step = _scaled(size, limit, threat.eps)
+        step = stretched(size, limit, threat.eps)
     elif threat.norm == "l1":
-        step = _filled(limit, -size, threat.eps)
+        step = fill(limit, -size, threat.eps)
     else:
         step = _largest(limit, size * limit, threat.eps)
     return step.reshape_as(grad) * grad.sign()
@@ -144,12 +149,12 @@ def stride(grad: Tensor, x: Tensor, origin: Tensor, threat: Threat, size: float,
     delta = x - origin
     held = delta.abs().flatten(1)
     worth = torch.where(held > 0, (delta.sign() * grad).flatten(1), torch.inf)
-    kept = held - _filled(held, worth, (held.sum(1, keepdim=True) + size - threat.eps).clamp(min=0))
+    kept = held - fill(held, worth, (held.sum(1, keepdim=True) + size - threat.eps).clamp(min=0))
     start = kept.reshape_as(delta) * delta.sign()
     return start + maximize(grad, origin + start, step, bounds) - delta
 
 
-def _filled(limit: Tensor, order: Tensor, amount: Tensor | float) -> Tensor:
+def fill(limit: Tensor, order: Tensor, amount: Tensor | float) -> Tensor:
     """Returns ``amount`` in all, given to the values of each row in rising ``order``, to each at most its limit."""
     order = order.argsort(dim=1, stable=True)
     ordered = limit.gather(1, order)
@@ -157,7 +162,7 @@ def _filled(limit: Tensor, order: Tensor, amount: Tensor | float) -> Tensor:
     return torch.zeros_like(limit).scatter_(1, order, ordered.minimum(left.clamp_(min=0)))
 
 
-def _scaled(size: Tensor, limit: Tensor, eps: float) -> Tensor:
+def stretched(size: Tensor, limit: Tensor, eps: float) -> Tensor:
     r"""Returns ``min(s * size, limit)`` with the ``s`` at which its l2 norm is ``eps``; ``limit`` if that is shorter.
 
     Newton from below: given which coordinates are at their limit, ``s`` has a closed form, and a larger ``s`` only
@@ -189,15 +194,17 @@ def _of_top_one(size: Tensor) -> Tensor:
     return size / torch.where(top > 0, top, 1)
 
 
-def _shrink_l2(size: Tensor, limit: Tensor, eps: float) -> Tensor:
+def shrink_l2(size: Tensor, limit: Tensor, eps: float) -> Tensor:
+    """Returns the sizes ``(N, d)`` nearest to these, each at most its limit, of an l2 norm of at most ``eps``."""
     clipped = size.minimum(limit)
     over = torch.linalg.vector_norm(clipped, dim=1) > eps
     if bool(over.any()):
-        clipped[over] = _scaled(size[over], limit[over], eps)
+        clipped[over] = stretched(size[over], limit[over], eps)
     return clipped
 
 
-def _shrink_l1(size: Tensor, limit: Tensor, eps: float) -> Tensor:
+def shrink_l1(size: Tensor, limit: Tensor, eps: float) -> Tensor:
+    """Returns the sizes ``(N, d)`` nearest to these, each at most its limit, of a sum of at most ``eps``."""
     clipped = size.minimum(limit)
     over = clipped.sum(1) > eps
     if bool(over.any()):

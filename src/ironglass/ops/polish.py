@@ -126,7 +126,7 @@ def descend(
         if not len(rows):
             break
         target = best.clone()
-        target[rows] += _column(share[rows], x) * (aims[rows] - best[rows])
+        target[rows] += lp.column(share[rows], x) * (aims[rows] - best[rows])
         curve = partial(_along_line, target, x, threat, model)
         past = (slack * share[rows].sqrt() * (1 - (step + 1) / steps)).clamp(min=PAST)
         hits, margins = seek(model, x, best, aim, threat, curve, rows, -gaps[rows], None, past=past, looks=1)
@@ -165,7 +165,7 @@ def thin(model: Model, x: Tensor, found: Tensor, aim: Aim, threat: Threat, *, st
         on = aim.reached(scores, rows) & grad.flatten(1).isfinite().all(1) & (count[rows] > 1)
         rows, value, grad = rows[on], value[on], grad[on]
         limit = lp.room(grad, x[rows], model.bounds, threat.take(rows).mask)
-        limit = torch.where(_column(anywhere[rows], x) | (best[rows] != x[rows]), limit, 0)
+        limit = torch.where(lp.column(anywhere[rows], x) | (best[rows] != x[rows]), limit, 0)
         worth, order = (limit * grad.abs()).flatten(1).sort(dim=1, descending=True, stable=True)
         rank = order.argsort(dim=1)
         gap = (grad * (best[rows] - x[rows])).flatten(1).sum(1) - value
@@ -194,7 +194,7 @@ def thin(model: Model, x: Tensor, found: Tensor, aim: Aim, threat: Threat, *, st
 
 
 def _along_line(target: Tensor, x: Tensor, threat: Threat, model: Model, t: Tensor, rows: Tensor) -> Tensor:
-    point = x[rows] + _column(t, x) * (target[rows] - x[rows])
+    point = x[rows] + lp.column(t, x) * (target[rows] - x[rows])
     return lp.inside(point, x[rows], threat.take(rows), model.bounds)
 
 
@@ -270,7 +270,3 @@ def seek(
             break
     hits = over.isfinite().nonzero()[:, 0]
     return hits, over[hits]
-
-
-def _column(t: Tensor, like: Tensor) -> Tensor:
-    return t.reshape(-1, *(1,) * (like.ndim - 1))

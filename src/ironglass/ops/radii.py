@@ -30,7 +30,7 @@ def project(delta: Tensor, x: Tensor, radius: Tensor, threat: Threat, bounds: Bo
         shrunk = size.minimum(limit).minimum(radius[:, None])
     else:
         unit = torch.where(radius > 0, radius, 1)[:, None]
-        shrink = lp._shrink_l2 if threat.norm == "l2" else lp._shrink_l1
+        shrink = lp.shrink_l2 if threat.norm == "l2" else lp.shrink_l1
         shrunk = shrink(size / unit, limit / unit, 1.0) * torch.where(radius > 0, radius, 0)[:, None]
     return shrunk.reshape_as(delta) * delta.sign()
 
@@ -40,5 +40,5 @@ def stretch(delta: Tensor, x: Tensor, radius: Tensor, threat: Threat, bounds: Bo
     delta = delta.nan_to_num(0, 0, 0)
     size, limit = delta.abs().flatten(1), lp.room(delta, x, bounds, threat.mask).flatten(1)
     unit = torch.where(radius > 0, radius, 1)[:, None]
-    scaled = lp._scaled(size / unit, limit / unit, 1.0) * torch.where(radius > 0, radius, 0)[:, None]
+    scaled = lp.stretched(size / unit, limit / unit, 1.0) * torch.where(radius > 0, radius, 0)[:, None]
     return scaled.reshape_as(delta) * delta.sign()

@@ -9,17 +9,64 @@ import torch
 from torch import Tensor
 
 from ironglass.core.access import Loss, Model
-from ironglass.core.values import Bounds, Threat
+from ironglass.core.errors import InputError
+from ironglass.core.values import Bounds, Goal, Threat
 
 from . import lp, radii
 from .halfspace import shortest
-from .polish import Aim
+from .polish import Aim, descend
 
 EAGER = 4.0
 """How much faster a radius grows until the goal is first reached."""
 
+ROUNDS, SLACK = 10, 0.002
+"""Of the polish at the end."""
+
 Onto = Callable[[Tensor, Tensor, Tensor, Threat, Bounds], Tensor]
 """``onto(delta, x, radius, threat, bounds)``: the change brought back to its ball or its sphere."""
+
+
+def nearest(
+    model: Model,
+    x: Tensor,
+    goal: Goal,
+    threat: Threat,
+    *,
+    steps: int,
+    loss: Loss | None,
+    step_size: float,
+    shrink: tuple[float, float],
+    onto: Onto,
+    jump: bool,
+) -> Tensor:
+    """Returns the end of a `walk`, moved along the boundary (`polish.descend`).
+
+    Args:
+        model: what is attacked.
+        x: clean samples ``(N, *shape)``.
+        goal: of each sample.
+        threat: norm and mask.
+        steps: as for `walk`, like what follows.
+        loss: to ascend; None for the logit margin.
+        step_size: above 0.
+        shrink: between 0 and 1.
+        onto: brings a change back to its ball.
+        jump: until the goal is first reached.
+
+    Raises:
+        InputError: if an option is out of range.
+    """
+    if steps < 1 or step_size <= 0 or not 0 < shrink[0] < 1:
+        raise InputError(
+            f"steps={steps}, step_size={step_size:g}, gamma={shrink[0]:g}",
+            "give steps of at least 1, a positive step_size and 0 < gamma < 1, e.g. 50, 1 and 0.05",
+        )
+    aim = Aim(goal)
+    found = walk(
+        model, x, aim, threat, steps=steps, loss=loss or aim.margin, step_size=step_size, shrink=shrink, onto=onto,
+        jump=jump,
+    )  # fmt: skip
+    return descend(model, x, found, aim, threat, steps=ROUNDS, slack=SLACK)
 
 
 def walk(
@@ -85,5 +132,5 @@ def walk(
         stride = radii.stretch(grad, here, size[rows] * max(cosine, 0.01), part, model.bounds)
         change = onto(here + stride - origin, origin, radius[rows], part, model.bounds)
         point[rows] = lp.inside(origin + change, origin, part, model.bounds)
-        best[rows] = torch.where(least[rows].isinf().reshape(-1, *(1,) * (x.ndim - 1)), point[rows], best[rows])
+        best[rows] = torch.where(lp.column(least[rows].isinf(), x), point[rows], best[rows])
     return best

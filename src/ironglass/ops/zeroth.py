@@ -228,16 +228,6 @@ def climb(
     return point
 
 
-def finite(threat: Threat, name: str) -> None:
-    """Checks that there is a ball to search in.
-
-    Raises:
-        InputError: if the threat's eps is infinite.
-    """
-    if threat.eps == float("inf"):
-        raise InputError(f"{name} needs a finite eps", "give the radius to search in, or use a minimum-norm attack")
-
-
 def steepest(box: BlackBox, step_size: float) -> Rule[Tensor]:
     """Returns the rule that goes a step of that length, in the threat's norm, in the best direction within the box."""
 

@@ -356,6 +356,11 @@ def inputs_of(method: Method[Any], model: Adapter, x: Tensor, args: tuple[Any, .
         raise InputError(
             f"{card.name} works in {', '.join(card.norms)}, not in {threat.norm}", f"ironglass show {card.name}"
         )
+    if card.finite and threat.eps == float("inf"):
+        raise InputError(
+            f"{card.name} needs a finite eps",
+            "give the radius to search in, in the threat's units, or take a minimum-norm attack such as fmn",
+        )
     if threat.mask is not None:
         mask = (threat.mask != 0).to(x.device)
         threat = replace(threat, mask=mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape))

@@ -95,6 +95,9 @@ class Runner:
             if method.card.decorator == "attack":
                 check_finish(chosen, x, threat[0], model.bounds)
                 inputs = (Avoid(aim) if isinstance(aim, Tensor) else aim, *threat)
+        for option in method.card.options:
+            if option.name in method.card.needs and chosen[option.name] is None:
+                raise InputError(f"{method.card.name} needs {option.name}", f"give {option.name}=: {option.help}")
         for name in per_sample(method):
             given = chosen[name]
             if given is not None and len(given) != len(x):

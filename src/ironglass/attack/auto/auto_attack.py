@@ -31,6 +31,7 @@ PATIENCE = 15
     paper="croce2020autoattack",
     access="gradient",
     norms=("linf", "l2", "l1"),
+    finite=True,
     cost="max(1 + min(targets, classes - 1), 5 + min(targets, classes - 1, 5)) * (2 * steps + 4) + 2"
     " + min(targets, classes - 1) * (2 * max(fab_steps, (1 - min(fab_steps, 1)) * steps) + 11) + max_queries",
     lecture="white-box evasion: parameter-free, ensemble",
@@ -72,8 +73,6 @@ def auto_attack(
     Raises:
         InputError: if the threat's eps is infinite, or an option is out of range.
     """
-    if threat.eps == float("inf"):
-        raise InputError("auto_attack needs a finite eps", "give the radius to be robust in, or use fab")
     if min(steps, targets, max_queries, 1 if fab_steps is None else fab_steps) < 1:
         raise InputError(
             f"steps={steps}, targets={targets}, fab_steps={fab_steps}, max_queries={max_queries}: at least 1 each",

@@ -31,6 +31,7 @@ WIDER = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
     paper="croce2020autoattack",
     access="gradient",
     norms=("linf", "l2", "l1"),
+    finite=True,
     cost="restarts * max(min(targets, classes - 1), 1) * (2 * steps + 4) + min(targets, 1)",
     lecture="white-box evasion: parameter-free",
 )
@@ -75,8 +76,6 @@ def auto_pgd(
     Raises:
         InputError: if the threat's eps is infinite, or an option is out of range.
     """
-    if threat.eps == float("inf"):
-        raise InputError("auto_pgd needs a finite eps", "give the radius to search in, or use a minimum-norm attack")
     if steps < 1 or restarts < 1 or targets < 0:
         raise InputError(
             f"steps={steps}, restarts={restarts}, targets={targets}", "give at least 1, 1 and 0, e.g. 100, 1 and 9"
@@ -228,7 +227,7 @@ class _Walk(_Rows):
     def see(self, value: Tensor, margin: Tensor, grad: Tensor) -> None:
         """Takes in what was found at the point."""
         better = value > self.value
-        wide = better.reshape(-1, *(1,) * (grad.ndim - 1))
+        wide = lp.column(better, grad)
         self.grad, self.value = grad, torch.where(better, value, self.value)
         self.margin = torch.where(better, margin, self.margin)
         self.best, self.best_grad = (
@@ -249,7 +248,7 @@ class _Walk(_Rows):
 
     def back(self, rows: Tensor) -> None:
         """Goes back to the best points; the last move is remembered, for the momentum."""
-        wide = rows.reshape(-1, *(1,) * (self.point.ndim - 1))
+        wide = lp.column(rows, self.point)
         self.point = torch.where(wide, self.best, self.point)
         self.grad = torch.where(wide, self.best_grad, self.grad)
 
@@ -296,7 +295,7 @@ class _Halving(_Rows):
     def move(self, walk: _Walk, first: bool, last: bool) -> None:
         """Makes a step, and a part of the last move again."""
         new = 1.0 if first else NEW
-        size = self.size.reshape(-1, *(1,) * (walk.point.ndim - 1))
+        size = lp.column(self.size, walk.point)
         if walk.threat.norm == "linf":
             step = walk.grad.sign() * size
         else:

@@ -151,7 +151,7 @@ def _start(away: Tensor, x: Tensor, distance: Tensor, threat: Threat, bounds: Bo
     away = away if threat.mask is None else away * threat.mask
     length = distance.clamp(max=threat.eps) / 2 / lp.norm(away, threat.norm).clamp(min=1e-12)
     length = torch.where(length.isfinite(), length, 0)
-    return lp.inside(x + away * _wide(length, x), x, threat, bounds)
+    return lp.inside(x + away * lp.column(length, x), x, threat, bounds)
 
 
 def _walk(
@@ -191,7 +191,7 @@ def _walk(
                 break
         origin, part = x[rows], threat.take(rows)
         straight = step >= walk.steps
-        here = torch.where(_wide(reached, x), origin + walk.beta * (point - origin), point)
+        here = torch.where(lp.column(reached, x), origin + walk.beta * (point - origin), point)
         base = ((point - origin) * normal).flatten(1).sum(1) - value
         home = _across(normal, base, origin, part, model.bounds)
         if straight:
@@ -200,9 +200,9 @@ def _walk(
             gap = ((point - here) * normal).flatten(1).sum(1) - value
             way = _across(normal, gap, here, part, model.bounds)
             near, far = lp.norm(way, threat.norm), lp.norm(home, threat.norm)
-            alpha = _wide((near / (near + far).clamp(min=1e-12)).clamp(max=walk.alpha_max), x)
+            alpha = lp.column((near / (near + far).clamp(min=1e-12)).clamp(max=walk.alpha_max), x)
             moved = (1 - alpha) * (here + walk.eta * way) + alpha * (origin + walk.eta * home)
-            moved = torch.where(_wide(reached & (step % 2 == 1), x), here, moved)
+            moved = torch.where(lp.column(reached & (step % 2 == 1), x), here, moved)
         point = lp.inside(moved, origin, part, model.bounds)
     return _cut(model, x, goal, threat, found, height, depth, enough)
 
@@ -229,7 +229,7 @@ def _plane(
 def _across(normal: Tensor, gap: Tensor, x: Tensor, threat: Threat, bounds: Bounds) -> Tensor:
     """Returns the shortest way to the plane ``<normal, way> = gap`` within the box, from either side."""
     side = torch.where(gap < 0, -1.0, 1.0).to(gap.dtype)
-    return halfspace.shortest(normal * _wide(side, x), gap * side, x, threat, bounds)
+    return halfspace.shortest(normal * lp.column(side, x), gap * side, x, threat, bounds)
 
 
 def _cut(
@@ -247,7 +247,7 @@ def _cut(
             break
         part = low[rows] / (low[rows] - high[rows])
         at = bottom[rows] + (top[rows] - bottom[rows]) * part
-        point = lp.inside(x[rows] + way[rows] * _wide(at, x), x[rows], threat.take(rows), model.bounds)
+        point = lp.inside(x[rows] + way[rows] * lp.column(at, x), x[rows], threat.take(rows), model.bounds)
         scores = model.scores(point, rows)
         reached, margin = goal.reached(scores, rows), margin_of(scores, rows).to(high.dtype)
         distance = torch.where(reached, lp.norm(point - x[rows], threat.norm), torch.inf)
@@ -256,7 +256,3 @@ def _cut(
         top[rows], high[rows] = torch.where(reached, at, top[rows]), torch.where(reached, margin, high[rows])
         bottom[rows], low[rows] = torch.where(reached, bottom[rows], at), torch.where(reached, low[rows], margin)
     return found
-
-
-def _wide(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *(1,) * (like.ndim - 1))

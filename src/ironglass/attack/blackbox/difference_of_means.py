@@ -17,6 +17,8 @@ from ironglass.ops import lp
     paper="bhagoji2018",
     access="labels",
     norms=("linf", "l2", "l1"),
+    finite=True,
+    needs=("means",),
     cost="0",
     lecture="black-box evasion: zero queries",
     tags=("control",),
@@ -38,12 +40,11 @@ def difference_of_means(model: Model, x: Tensor, goal: Goal, threat: Threat, *, 
     Raises:
         InputError: if the threat's eps is infinite, or there are no such means.
     """
-    if threat.eps == float("inf"):
-        raise InputError("difference_of_means needs a finite eps", "give how far to move")
-    if means is None or means.shape[1:] != x.shape[1:] or len(means) != model.classes:
-        given = "no means" if means is None else f"means of shape {tuple(means.shape)}"
+    assert means is not None, "the card says that they are needed"
+    if means.shape[1:] != x.shape[1:] or len(means) != model.classes:
         raise InputError(
-            f"difference_of_means got {given} for {model.classes} classes of shape {tuple(x.shape[1:])}",
+            f"difference_of_means got means of shape {tuple(means.shape)} for {model.classes} classes of shape "
+            f"{tuple(x.shape[1:])}",
             "give means=class_means(x, y, classes) of samples with labels",
         )
     means = means.to(x)
@@ -76,4 +77,4 @@ def class_means(x: Tensor, y: Tensor, classes: int) -> Tensor:
             f"samples a class: {counts.tolist()}", f"give at least one sample of each of {classes} classes"
         )
     sums = torch.zeros((classes, *x.shape[1:]), dtype=x.dtype, device=x.device).index_add_(0, y, x)
-    return sums / counts.reshape(-1, *(1,) * (x.ndim - 1)).to(x.dtype)
+    return sums / lp.column(counts, x).to(x.dtype)

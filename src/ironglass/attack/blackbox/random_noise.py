@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from ironglass.core.access import Model
-from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Threat
 from ironglass.ops.balls import sample_ball
@@ -16,6 +15,7 @@ from ironglass.ops.balls import sample_ball
     paper="szegedy2014",
     access="labels",
     norms=("linf", "l2", "l1"),
+    finite=True,
     cost="tries",
     lecture="black-box evasion: zero queries",
     tags=("control",),
@@ -35,8 +35,6 @@ def random_noise(model: Model, x: Tensor, goal: Goal, threat: Threat, *, tries: 
     Raises:
         InputError: if the threat's eps is infinite.
     """
-    if threat.eps == float("inf"):
-        raise InputError("random_noise needs a finite eps", "give the radius, in input units")
     draws = model.draws(seed)
     noisy = sample_ball(draws, x, threat, model.bounds)
     active = (model.left() > 0).nonzero()[:, 0]

@@ -16,6 +16,7 @@ from ironglass.ops.windows import window_search
     paper="andriushchenko2020",
     access="scores",
     norms=("linf", "l2", "l1"),
+    finite=True,
     cost="max_queries",
     lecture="black-box evasion: scores, random search",
 )
@@ -43,8 +44,6 @@ def square(
     Raises:
         InputError: if the threat's eps is infinite, or an option is out of range.
     """
-    if threat.eps == float("inf"):
-        raise InputError("square needs a finite eps", "give the radius to search in")
     if max_queries < 1 or not 0 < p <= 1:
         raise InputError(f"max_queries={max_queries}, p={p}", "give max_queries ≥ 1 and 0 < p ≤ 1, e.g. 5000 and 0.8")
     return window_search(model, x, goal, threat, max_queries=max_queries, p=p, seed=seed)

@@ -18,6 +18,7 @@ from ironglass.ops.ascent import ascend
     paper="kurakin2017",
     access="gradient",
     norms=("linf", "l2", "l1"),
+    finite=True,
     cost="2 * steps + 2",
     lecture="white-box evasion: iterative",
 )
@@ -52,8 +53,6 @@ def bim(
     Raises:
         InputError: if the threat's eps is infinite, or the goal names a target and ``target`` another.
     """
-    if threat.eps == float("inf"):
-        raise InputError("bim needs a finite eps", "give the radius to search in, or use a minimum-norm attack")
     if steps < 1:
         raise InputError(f"steps={steps}: at least 1 is needed", "e.g. steps=20")
     if target == "least_likely":

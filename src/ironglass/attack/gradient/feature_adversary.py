@@ -11,6 +11,7 @@ from ironglass.core.access import Model, Rows
 from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Threat
+from ironglass.ops import lp
 from ironglass.ops.ascent import ascend
 from ironglass.ops.lbfgs import Lbfgs
 
@@ -88,7 +89,7 @@ def feature_adversary(
         new = scale[rows] == 0
         scale[rows[new]] = value[new].clamp(min=torch.finfo(value.dtype).tiny)
         share = value / scale[rows]
-        solver.tell(rows, share.to(x.dtype), grad / scale[rows].to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1)))
+        solver.tell(rows, share.to(x.dtype), grad / lp.column(scale[rows].to(x.dtype), x))
         missed = (~goal.reached(scores, rows)).to(share.dtype)
         better = (missed < least[rows, 0]) | ((missed == least[rows, 0]) & (share < least[rows, 1]))
         best[rows[better]], least[rows[better]] = here[better], torch.stack([missed, share], 1)[better]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from ironglass.core.access import Model
-from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, LossName, Threat
 from ironglass.ops import lp
@@ -16,6 +15,7 @@ from ironglass.ops import lp
     paper="goodfellow2015",
     access="gradient",
     norms=("linf", "l2", "l1"),
+    finite=True,
     cost="2",
     lecture="white-box evasion: one step",
 )
@@ -37,7 +37,5 @@ def fgsm(model: Model, x: Tensor, goal: Goal, threat: Threat, *, loss: LossName 
     Raises:
         InputError: if the threat's eps is infinite.
     """
-    if threat.eps == float("inf"):
-        raise InputError("fgsm needs a finite eps", "give the length of the step, in input units")
     gradient = model.value_and_grad(x, goal.loss(loss)).grad
     return lp.move(x, lp.maximize(gradient, x, threat, model.bounds), threat, model.bounds)

@@ -69,7 +69,7 @@ def lbfgs(model: Model, x: Tensor, goal: Goal, threat: Threat, *, search_steps: 
             c[rows[new]] = _linear_constant(grad[new], value[new], goal, scores[new], rows[new])
             delta = here - x[rows]
             size = lp.norm(delta, "l2")
-            weight = c[rows].reshape(-1, *(1,) * (x.ndim - 1))
+            weight = lp.column(c[rows], x)
             solver.tell(rows, value + c[rows] * size.square(), grad + 2 * weight * delta)
             reached = goal.reached(scores, rows)
             shorter = reached & (size < least[rows])

@@ -16,6 +16,7 @@ from ironglass.ops.ascent import ascend
     paper="dong2018",
     access="gradient",
     norms=("linf", "l2", "l1"),
+    finite=True,
     cost="2 * steps + 1",
     lecture="white-box evasion: iterative",
 )
@@ -49,8 +50,6 @@ def momentum_pgd(
     Raises:
         InputError: if the threat's eps is infinite, or an option is out of range.
     """
-    if threat.eps == float("inf"):
-        raise InputError("momentum_pgd needs a finite eps", "give the radius to search in")
     if steps < 1 or decay < 0:
         raise InputError(f"steps={steps}, decay={decay}", "give steps ≥ 1 and decay ≥ 0, e.g. 10 and 1.0")
     size = threat.eps / steps if step_size is None else step_size

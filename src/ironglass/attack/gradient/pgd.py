@@ -16,6 +16,7 @@ from ironglass.ops.restarts import falling, restarted
     paper="madry2018",
     access="gradient",
     norms=("linf", "l2", "l1"),
+    finite=True,
     cost="restarts * (2 * steps + 1)",
     lecture="white-box evasion: iterative",
 )
@@ -53,8 +54,6 @@ def pgd(
     Raises:
         InputError: if the threat's eps is infinite.
     """
-    if threat.eps == float("inf"):
-        raise InputError("pgd needs a finite eps", "give the radius to search in, or use a minimum-norm attack")
     if steps < 1 or restarts < 1:
         raise InputError(f"steps={steps}, restarts={restarts}: both must be at least 1", "e.g. steps=40, restarts=1")
     sizes = falling(threat.eps, steps) if step_size is None else [step_size] * steps

@@ -29,6 +29,7 @@ AT_ONCE = 1 << 23
     paper="wong2019wasserstein",
     access="gradient",
     norms=("wasserstein",),
+    finite=True,
     cost="2 * steps + 1",
     inputs=("image",),
     lecture="white-box evasion: beyond lp norms",
@@ -75,8 +76,6 @@ def wasserstein(
     Raises:
         InputError: if the threat's eps is infinite, or an option is not above 0.
     """
-    if threat.eps == float("inf"):
-        raise InputError("wasserstein needs a finite eps", "give the pixels that mass may travel on the mean, e.g. 0.1")
     if min(steps, step_size, regularization) <= 0:
         given = f"steps={steps}, step_size={step_size}, regularization={regularization}"
         raise InputError(f"{given}: all must be above 0", "e.g. steps=40, step_size=0.3, regularization=0.005")

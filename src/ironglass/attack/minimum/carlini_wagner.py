@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ironglass.core.access import Loss, Model, Rows
+from ironglass.core.access import Loss, Model
 from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Threat
 from ironglass.ops import lp
 from ironglass.ops.halfspace import shortest
+from ironglass.ops.losses import difference, likely
 from ironglass.ops.polish import Aim, descend
 
 from .deepfool import nearest_class
@@ -90,10 +91,11 @@ def carlini_wagner(
         rows = rows[model.left(rows) > 3]
         if len(rows):
             other = goal.labels.clone()
-            met = model.scores(best.points[rows], rows).scatter(1, goal.labels[rows, None], -torch.inf).argmax(1)
+            met = likely(goal.take(rows), model.scores(best.points[rows], rows), 1)[:, 0]
             met = torch.where(best.least[rows].isfinite(), met, goal.labels[rows])
             other[rows] = nearest_class(model, x, goal, threat, met, rows)
-            _search(task._replace(loss=_pair(other, goal.labels, confidence)), best, rows, 1)
+            apart = difference(goal.labels, other)
+            _search(task._replace(loss=lambda scores, at: apart(scores, at) - confidence), best, rows, 1)
     return descend(model, x, best.points, aim, threat, steps=POLISH, slack=0.005)
 
 
@@ -117,14 +119,6 @@ class Found(NamedTuple):
     least: Tensor
     c: Tensor
     step: Tensor
-
-
-def _pair(wanted: Tensor, own: Tensor, confidence: float) -> Loss:
-    def loss(scores: Tensor, rows: Rows) -> Tensor:
-        two = scores.gather(1, torch.stack([wanted[rows], own[rows]], 1))
-        return two[:, 0] - two[:, 1] - confidence
-
-    return loss
 
 
 def _search(task: Task, best: Found, rows: Tensor, runs: int) -> None:
@@ -176,7 +170,6 @@ def _minimize(task: Task, best: Found, start: Tensor, rows: Tensor) -> Tensor:
         Which of the rows met the aim ``(n,)``.
     """
     model, x, aim, threat, steps = task[:5]
-    wide = (-1, *(1,) * (x.ndim - 1))
     met = torch.zeros_like(rows, dtype=torch.bool)
     on = torch.arange(len(rows), device=x.device)
     delta, mean, square = start[rows], torch.zeros_like(x[rows]), torch.zeros_like(x[rows])
@@ -198,12 +191,12 @@ def _minimize(task: Task, best: Found, start: Tensor, rows: Tensor) -> Tensor:
             pull = 2 * change
         else:
             tau[on] = torch.where(better, TIGHTER * length, tau[on])
-            pull = change.sign() * (change.abs() > tau[on].reshape(wide))
-        pull = pull - torch.where(value < 0, best.c[at], 0).reshape(wide) * grad.nan_to_num(0, 0, 0)
+            pull = change.sign() * (change.abs() > lp.column(tau[on], x))
+        pull = pull - lp.column(torch.where(value < 0, best.c[at], 0), x) * grad.nan_to_num(0, 0, 0)
         mean[on] = MEAN * mean[on] + (1 - MEAN) * pull
         square[on] = SQUARE * square[on] + (1 - SQUARE) * pull.square()
         size = best.step[at] * (1 + math.cos(math.pi * step / steps)) / 2
         scale = (square[on] / (1 - SQUARE ** (step + 1))).sqrt() + torch.finfo(x.dtype).tiny
-        delta[on] = change - size.reshape(wide) * (mean[on] / (1 - MEAN ** (step + 1))) / scale
+        delta[on] = change - lp.column(size, x) * (mean[on] / (1 - MEAN ** (step + 1))) / scale
     start[rows] = delta
     return met

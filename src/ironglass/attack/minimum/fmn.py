@@ -5,12 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from ironglass.core.access import Model
-from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Threat
 from ironglass.ops import radii
-from ironglass.ops.polish import Aim, descend
-from ironglass.ops.radius import walk
+from ironglass.ops.radius import nearest
 
 
 @attack(
@@ -51,22 +49,15 @@ def fmn(
     Raises:
         InputError: if an option is out of range.
     """
-    if steps < 1 or step_size <= 0 or not 0 < gamma < 1:
-        raise InputError(
-            f"steps={steps}, step_size={step_size:g}, gamma={gamma:g}",
-            "give steps of at least 1, a positive step_size and 0 < gamma < 1, e.g. 50, 1 and 0.05",
-        )
-    aim = Aim(goal)
-    found = walk(
+    return nearest(
         model,
         x,
-        aim,
+        goal,
         threat,
         steps=steps,
-        loss=aim.margin,
+        loss=None,
         step_size=step_size,
         shrink=(gamma, gamma / 50),
         onto=radii.project,
         jump=True,
     )
-    return descend(model, x, found, aim, threat, steps=10, slack=0.002)

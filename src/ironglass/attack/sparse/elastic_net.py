@@ -12,6 +12,7 @@ from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Reach, Threat
 from ironglass.ops import lp
+from ironglass.ops.losses import likely
 from ironglass.ops.polish import polish
 
 Rule = Literal["norm", "en"]
@@ -77,10 +78,8 @@ def elastic_net(
         beta = SPARSE * model.bounds.span if threat.norm == "l1" else 0.0
     losses = [goal.loss("margin")]
     if not goal.targeted and targets > 1:
-        others = (
-            model.scores(x).scatter(1, goal.labels[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
-        )
-        losses += [Reach(others[:, rank]).loss("margin") for rank in range(1, min(targets, model.classes - 1))]
+        others = likely(goal, model.scores(x), targets)
+        losses += [Reach(others[:, rank]).loss("margin") for rank in range(1, others.shape[1])]
     best, least = x.clone(), x.new_full((len(x),), torch.inf)
     for loss in losses:
         found, length = _run(model, x, goal, threat, loss, beta, rule, steps)
@@ -121,7 +120,7 @@ def _run(
             constant[active] *= torch.where(reached, DOWN, UP) * (now + span) / (before + span)
         stride = FIRST * (LAST / FIRST) ** (step / steps)
         delta = here - origin
-        delta = delta - stride * (2 * delta - constant[active].reshape(-1, *(1,) * (x.ndim - 1)) * grad)
+        delta = delta - stride * (2 * delta - lp.column(constant[active], x) * grad)
         delta = delta.sign() * (delta.abs() - stride * now).clamp(min=0)
         point[active] = lp.inside(origin + delta, origin, threat.take(active), model.bounds)
     return best, least

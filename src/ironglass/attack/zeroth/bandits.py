@@ -11,8 +11,9 @@ from ironglass.core.access import Model
 from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Threat
+from ironglass.ops import lp
 from ironglass.ops.estimators import Probe, directions, enlarged, tile_of
-from ironglass.ops.zeroth import BlackBox, climb, finite, steepest
+from ironglass.ops.zeroth import BlackBox, climb, steepest
 
 
 @attack(
@@ -20,6 +21,7 @@ from ironglass.ops.zeroth import BlackBox, climb, finite, steepest
     paper="ilyas2019bandits",
     access="scores",
     norms=("linf", "l2"),
+    finite=True,
     cost="max_queries",
     lecture="black-box evasion: scores, priors",
     tags=("control",),
@@ -62,7 +64,6 @@ def bandits(
     Raises:
         InputError: if the threat's eps is infinite, or an option is out of range.
     """
-    finite(threat, "bandits")
     if not (rate > 0 and exploration > 0):
         raise InputError(f"rate={rate}, exploration={exploration}", "give both above 0, e.g. 0.1 and 1.0")
     box = BlackBox(model, x, goal, threat, max_queries=max_queries)
@@ -112,7 +113,7 @@ class Guess:
         self._count[at.rows] += 1
         self._size[at.rows] += change.square()
         usual = (self._size[at.rows] / self._count[at.rows]).sqrt().clamp(min=torch.finfo(u.dtype).tiny)
-        grad = u * (change / usual * u[0].numel() ** 0.5).reshape(-1, *(1,) * (u.ndim - 1))
+        grad = u * lp.column(change / usual * u[0].numel() ** 0.5, u)
         self._now[at.rows] = guess = self._mended(guess, grad)
         return self._enlarged(guess, at)
 

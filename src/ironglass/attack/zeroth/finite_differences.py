@@ -9,7 +9,7 @@ from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Threat
 from ironglass.ops.estimators import Groups
-from ironglass.ops.zeroth import BlackBox, climb, finite, steepest
+from ironglass.ops.zeroth import BlackBox, climb, steepest
 
 
 @attack(
@@ -17,6 +17,7 @@ from ironglass.ops.zeroth import BlackBox, climb, finite, steepest
     paper="bhagoji2018",
     access="scores",
     norms=("linf", "l2", "l1"),
+    finite=True,
     cost="max_queries",
     lecture="black-box evasion: scores, finite differences",
 )
@@ -53,7 +54,6 @@ def finite_differences(
     Raises:
         InputError: if the threat's eps is infinite, or an option is out of range.
     """
-    finite(threat, "finite_differences")
     if steps < 1 or not radius > 0:
         raise InputError(f"steps={steps}, radius={radius}", "give steps ≥ 1 and radius > 0, e.g. 1 and 0.01")
     size = (threat.eps if steps == 1 else 2.5 * threat.eps / steps) if step_size is None else step_size

@@ -11,7 +11,7 @@ from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Threat
 from ironglass.ops.estimators import Basis, Groups, principal
-from ironglass.ops.zeroth import BlackBox, climb, finite, steepest
+from ironglass.ops.zeroth import BlackBox, climb, steepest
 
 By = Literal["groups", "pca"]
 
@@ -21,6 +21,7 @@ By = Literal["groups", "pca"]
     paper="bhagoji2018",
     access="scores",
     norms=("linf", "l2", "l1"),
+    finite=True,
     cost="max_queries",
     lecture="black-box evasion: scores, finite differences, grouping and PCA",
 )
@@ -64,7 +65,6 @@ def query_reduced(
     Raises:
         InputError: if the threat's eps is infinite, an option is out of range, or ``pca`` has no data.
     """
-    finite(threat, "query_reduced")
     if min(steps, group, components) < 1 or not radius > 0:
         raise InputError(
             f"steps={steps}, group={group}, components={components}, radius={radius}", "give at least 1, and radius > 0"

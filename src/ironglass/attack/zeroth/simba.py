@@ -14,6 +14,7 @@ from ironglass.core.draws import Draws
 from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Threat
+from ironglass.ops import lp
 from ironglass.ops.zeroth import BlackBox
 
 Base = Literal["pixel", "dct"]
@@ -82,7 +83,7 @@ def simba(
     turn, sign = torch.zeros_like(order[:, 0]), torch.ones_like(value)
     while len(rows := rows[box.open(rows) & ~box.found[rows]]):
         index = order[rows, turn[rows] % order.shape[1]]
-        move = vectors(index) * (step_size * sign[rows]).reshape(-1, *(1,) * len(shape))
+        move = vectors(index) * lp.column(step_size * sign[rows], x)
         tried = box.project(point[rows] + move, rows)
         now = box.ask(tried[:, None], rows)[:, 0]
         better = now > value[rows]

@@ -9,9 +9,10 @@ from ironglass.core.access import Model
 from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Threat
+from ironglass.ops import lp
 from ironglass.ops.estimators import Kind, RandomDirections, tile_of
 from ironglass.ops.weighted import project_weighted
-from ironglass.ops.zeroth import BlackBox, climb, finite
+from ironglass.ops.zeroth import BlackBox, climb
 
 FLOOR = 1e-7
 """The least second moment, relative to the mean square of the first estimate."""
@@ -22,6 +23,7 @@ FLOOR = 1e-7
     paper="chen2019adamm",
     access="scores",
     norms=("linf", "l2", "l1"),
+    finite=True,
     cost="max_queries",
     lecture="black-box evasion: scores, zeroth-order",
 )
@@ -68,7 +70,6 @@ def zo_adamm(
     Raises:
         InputError: if the threat's eps is infinite, or an option is out of range.
     """
-    finite(threat, "zo_adamm")
     if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
         raise InputError(f"beta1={beta1}, beta2={beta2}", "give both in [0, 1), e.g. 0.9 and 0.3")
     box = BlackBox(model, x, goal, threat, max_queries=max_queries)
@@ -82,7 +83,7 @@ def zo_adamm(
         second[rows] = v = beta2 * second[rows] + (1 - beta2) * grad.square()
         if step == 0:
             floor = FLOOR * grad.square().flatten(1).mean(1).clamp(min=torch.finfo(grad.dtype).tiny)
-            top[rows] = floor.reshape(-1, *(1,) * (grad.ndim - 1)).expand_as(grad)
+            top[rows] = lp.column(floor, grad).expand_as(grad)
         top[rows] = highest = top[rows].maximum(v)
         metric = highest.sqrt()
         moved = here + alpha / (step + 1) ** 0.5 * m / metric

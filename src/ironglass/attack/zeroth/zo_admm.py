@@ -91,7 +91,7 @@ def zo_admm(
         if bool(fresh.any()):
             size = grad.square().flatten(1).mean(1).sqrt().clamp(min=torch.finfo(grad.dtype).tiny)
             scale[rows] = torch.where(fresh, target / size, scale[rows])
-        return split(grad * scale[rows].reshape(-1, *(1,) * (x.ndim - 1)), here, rows, step)
+        return split(grad * lp.column(scale[rows], x), here, rows, step)
 
     estimate = RandomDirections(samples, radius * model.bounds.span, directions, tile_of(x.shape[1:], tile))
     climb(box, model.draws(seed), estimate, rule, ask=_until_reached(box) if box.minimum else None)

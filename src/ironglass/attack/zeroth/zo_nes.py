@@ -14,8 +14,9 @@ from ironglass.core.draws import Draws
 from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Threat
+from ironglass.ops import lp
 from ironglass.ops.estimators import Ask, Kind, Probe, RandomDirections, tile_of
-from ironglass.ops.zeroth import BlackBox, climb, finite, steepest
+from ironglass.ops.zeroth import BlackBox, climb, steepest
 
 Setting = Literal["full", "partial", "labels"]
 KEPT = 0.9
@@ -31,6 +32,7 @@ SHRINK, LOOKS = 0.5, 6
     paper="ilyas2018nes",
     access="scores",
     norms=("linf", "l2"),
+    finite=True,
     cost="max_queries",
     lecture="black-box evasion: scores, partial scores, labels",
 )
@@ -84,7 +86,6 @@ def zo_nes(
     Raises:
         InputError: if the threat's eps is infinite, an option is out of range, or there are no pictures to start at.
     """
-    finite(threat, "zo_nes")
     if min(samples, top, jitters) < 1:
         raise InputError(f"samples={samples}, top={top}, jitters={jitters}", "give at least 1 of each")
     span = model.bounds.span
@@ -126,7 +127,7 @@ def zo_nes(
         factor[rows] = torch.where(worse, (factor[rows] / DROP).clamp(min=1 / LEAST), factor[rows])
         seen[rows] = torch.where(worse, 0, seen[rows])
         move = step_to(g, here, rows, step) - here
-        return box.project(here + move * factor[rows].reshape(-1, *(1,) * (x.ndim - 1)), rows)
+        return box.project(here + move * lp.column(factor[rows], x), rows)
 
     climb(box, draws, estimate, rule, ask=ask_and_note)
     return box.best
@@ -145,7 +146,7 @@ def _approach(
     box: BlackBox, draws: Draws, estimate: RandomDirections, ask: Ask, start: Tensor, eps: float, size: float
 ) -> Tensor:
     """Shrinks the distance from pictures that reach the goal down to eps, and keeps them at the goal meanwhile."""
-    x, column = box.x, (-1, *(1,) * (box.x.ndim - 1))
+    x = box.x
     rows = torch.arange(len(x), device=x.device)
     rows = rows[box.open(rows)]
     box.ask(start[rows, None], rows)
@@ -169,8 +170,8 @@ def _approach(
             if not len(trying):
                 break
             aim = (radius[trying] * (1 - shrink[trying])).clamp(min=eps)
-            wide = aim.reshape(column)
-            moved = point[trying] + step[trying].reshape(column) * running[trying].sign()
+            wide = lp.column(aim, x)
+            moved = point[trying] + lp.column(step[trying], x) * running[trying].sign()
             moved = x[trying] + (moved - x[trying]).maximum(-wide).minimum(wide)
             moved = box.place(moved[:, None], trying)
             values = box.ask(moved, trying)

@@ -9,8 +9,9 @@ from ironglass.core.access import Loss, Model, Rows
 from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Threat
+from ironglass.ops import lp
 from ironglass.ops.estimators import Kind, RandomDirections, tile_of
-from ironglass.ops.zeroth import BlackBox, climb, finite, steepest
+from ironglass.ops.zeroth import BlackBox, climb, steepest
 
 
 @attack(
@@ -18,6 +19,7 @@ from ironglass.ops.zeroth import BlackBox, climb, finite, steepest
     paper="zhao2020ngd",
     access="scores",
     norms=("linf", "l2", "l1"),
+    finite=True,
     cost="max_queries",
     lecture="black-box evasion: scores, zeroth-order, natural gradient",
 )
@@ -61,7 +63,6 @@ def zo_ngd(
     Raises:
         InputError: if the threat's eps is infinite, or an option is out of range.
     """
-    finite(threat, "zo_ngd")
     if not damping > 0:
         raise InputError(f"damping={damping} is not above 0", "e.g. damping=1.0")
     box = BlackBox(model, x, goal, threat, max_queries=max_queries, also=[_log_chance(goal)])
@@ -84,10 +85,9 @@ def natural(grad: Tensor, score: Tensor, damping: Tensor) -> Tensor:
         score: ``s (n, *shape)``.
         damping: ``γ (n,)``.
     """
-    column = (-1, *(1,) * (grad.ndim - 1))
     along, size = (score * grad).flatten(1).sum(1), score.square().flatten(1).sum(1)
     share = torch.where(size + damping > 0, along / (size + damping), 0)
-    return (grad - score * share.reshape(column)) / torch.where(damping > 0, damping, 1).reshape(column)
+    return (grad - score * lp.column(share, grad)) / lp.column(torch.where(damping > 0, damping, 1), grad)
 
 
 def _log_chance(goal: Goal) -> Loss:

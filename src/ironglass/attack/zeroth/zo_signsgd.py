@@ -10,7 +10,7 @@ from ironglass.core.access import Model
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Threat
 from ironglass.ops.estimators import Kind, RandomDirections, tile_of
-from ironglass.ops.zeroth import BlackBox, climb, finite, steepest
+from ironglass.ops.zeroth import BlackBox, climb, steepest
 
 Variant = Literal["forward", "central", "majority"]
 
@@ -20,6 +20,7 @@ Variant = Literal["forward", "central", "majority"]
     paper="liu2019signsgd",
     access="scores",
     norms=("linf", "l2", "l1"),
+    finite=True,
     cost="max_queries",
     lecture="black-box evasion: scores, zeroth-order",
 )
@@ -63,7 +64,6 @@ def zo_signsgd(
     Raises:
         InputError: if the threat's eps is infinite, or an option is out of range.
     """
-    finite(threat, "zo_signsgd")
     box = BlackBox(model, x, goal, threat, max_queries=max_queries)
     estimate = RandomDirections(
         samples,

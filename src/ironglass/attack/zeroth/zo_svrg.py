@@ -10,7 +10,7 @@ from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Threat
 from ironglass.ops.estimators import Control, Kind, Probe, RandomDirections, tile_of
-from ironglass.ops.zeroth import BlackBox, climb, finite, steepest
+from ironglass.ops.zeroth import BlackBox, climb, steepest
 
 
 @attack(
@@ -18,6 +18,7 @@ from ironglass.ops.zeroth import BlackBox, climb, finite, steepest
     paper="liu2018svrg",
     access="scores",
     norms=("linf", "l2", "l1"),
+    finite=True,
     cost="max_queries",
     lecture="black-box evasion: scores, zeroth-order, variance reduction",
 )
@@ -64,7 +65,6 @@ def zo_svrg(
     Raises:
         InputError: if the threat's eps is infinite, or an option is out of range.
     """
-    finite(threat, "zo_svrg")
     if snapshot < 1 or epoch < 1:
         raise InputError(f"snapshot={snapshot}, epoch={epoch}: both must be at least 1", "e.g. 100 and 10")
     box = BlackBox(model, x, goal, threat, max_queries=max_queries)

@@ -13,6 +13,7 @@ from ironglass.core.draws import Draws
 from ironglass.core.errors import InputError
 from ironglass.core.method import attack
 from ironglass.core.values import Goal, Threat
+from ironglass.ops import lp
 from ironglass.ops.estimators import BLOCK, Probe, bilinear
 from ironglass.ops.zeroth import Adam, BlackBox, Reduced, climb, reduced
 
@@ -158,7 +159,7 @@ class Coordinates:
             window = [-(-side // CELLS) for side in shape[-2:]]
             pooled = F.max_pool2d(code.abs().reshape(len(code), -1, *shape[-2:]), window, ceil_mode=True)
             near = F.interpolate(pooled, shape[-2:], mode="nearest").reshape(code.shape)
-            chance = near + 1e-3 * near.flatten(1).amax(1).reshape(-1, *(1,) * len(shape)) + 1e-12
+            chance = near + lp.column(1e-3 * near.flatten(1).amax(1), near) + 1e-12
         mask = self._box.mask(rows)
         if mask is not None and code.shape == self._box.x[rows].shape:
             chance = chance * mask
