@@ -119,7 +119,7 @@ def jobs(found: dict[str, Any]) -> dict[str, Job]:
             | only(ch, {"cleverhans": lambda: hans("carlini_wagner_l2", n_classes=10, lr=0.1, binary_search_steps=5,
                 max_iterations=100, initial_const=1)})
             | only(al, {"adv-lib": lambda: lambda net, x, y, eps: al.attacks.carlini_wagner_l2(
-                net, x, y, learning_rate=0.1, initial_const=1, binary_search_steps=5, max_iterations=100)})),
+                net, x, y, learning_rate=0.1, initial_const=1.0, binary_search_steps=5, max_iterations=100)})),
         "minimum_l2": Job("l2", False, {"ddn": ("ddn", {}), "fmn": ("fmn", {}), "fab": ("fab", {})},
             only(al, {"adv-lib ddn": lambda: lambda net, x, y, eps: al.attacks.ddn(net, x, y, steps=100, levels=None),
                 "adv-lib alma": lambda: lambda net, x, y, eps: al.attacks.alma(net, x, y, num_steps=100, distance="l2"),

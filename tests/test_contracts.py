@@ -15,7 +15,8 @@ from torch import Tensor
 from ironglass.core.catalogue import LADDER, Card, catalogue
 from ironglass.core.errors import AccessError, IronglassWarning, MethodFailed
 from ironglass.core.method import Method, get
-from ironglass.core.values import AttackResult, Attribution, Avoid, Bounds, Reach, Result, Threat
+from ironglass.core.results import AttackResult, Attribution, Result
+from ironglass.core.values import Avoid, Bounds, Reach, Threat
 from ironglass.models.adapter import wrap
 from ironglass.ops import lp
 from ironglass.run import Runner, run_study

@@ -17,25 +17,8 @@ if TYPE_CHECKING:
     from . import attack, certify, defend, explain, metric
     from .audit import audit
     from .core.diagnosis import Diagnosis, Study
-    from .core.values import (
-        L0,
-        L1,
-        L2,
-        AttackResult,
-        Attribution,
-        Avoid,
-        Bounds,
-        Certificate,
-        Cost,
-        Estimate,
-        Goal,
-        Linf,
-        Reach,
-        Score,
-        Threat,
-        Wasserstein,
-        load,
-    )
+    from .core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Score, load
+    from .core.values import L0, L1, L2, Avoid, Bounds, Goal, Linf, Reach, Threat, Wasserstein
     from .models.adapter import Adapter, wrap
     from .run import Runner
 
@@ -78,6 +61,9 @@ _HOMES = {
     "wrap": "models.adapter",
     "Adapter": "models.adapter",
     **dict.fromkeys(("Diagnosis", "Study"), "core.diagnosis"),
+    **dict.fromkeys(
+        ("AttackResult", "Attribution", "Certificate", "Cost", "Estimate", "Score", "load"), "core.results"
+    ),
     **dict.fromkeys(("attack", "audit", "explain", "certify", "defend", "metric"), ""),
 }
 

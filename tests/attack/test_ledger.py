@@ -13,7 +13,8 @@ import ironglass as ig
 from ironglass.core.catalogue import Card, catalogue
 from ironglass.core.errors import IronglassWarning
 from ironglass.core.method import get
-from ironglass.core.values import AttackResult, Threat
+from ironglass.core.results import AttackResult
+from ironglass.core.values import Threat
 from ironglass.run import Runner
 from nets import images
 

@@ -16,7 +16,7 @@ from ironglass.core.config import Config
 from ironglass.core.errors import InputError, MethodFailed
 from ironglass.core.findings import SEVERITIES, Report
 from ironglass.core.method import get
-from ironglass.core.values import AttackResult
+from ironglass.core.results import AttackResult
 from nets import labels_without_autograd, scores_without_autograd
 
 QUICK: dict[str, Any] = {

@@ -10,8 +10,8 @@ import torch
 from click.testing import Result
 
 from ironglass.core.diagnosis import Diagnosis
+from ironglass.core.results import AttackResult, Attribution, Certificate, load
 from ironglass.core.statistics import wilson
-from ironglass.core.values import AttackResult, Attribution, Certificate, load
 
 from .conftest import EPS, Call, Case
 

@@ -7,8 +7,9 @@ import torch
 
 from ironglass.core.diagnosis import Check, Diagnosis, Study
 from ironglass.core.errors import InputError
+from ironglass.core.results import load
 from ironglass.core.statistics import wilson
-from ironglass.core.values import Linf, load
+from ironglass.core.values import Linf
 from ironglass.run.judge import join, part
 
 CHECKS = (

@@ -6,20 +6,8 @@ import pytest
 import torch
 
 from ironglass.core.errors import InputError
-from ironglass.core.values import (
-    L1,
-    L2,
-    AttackResult,
-    Attribution,
-    Avoid,
-    Bounds,
-    Certificate,
-    Cost,
-    Linf,
-    Reach,
-    Threat,
-    load,
-)
+from ironglass.core.results import AttackResult, Attribution, Certificate, Cost, load
+from ironglass.core.values import L1, L2, Avoid, Bounds, Linf, Reach, Threat
 from ironglass.run.judge import join, part
 
 

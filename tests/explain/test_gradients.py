@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ironglass.core.errors import InputError
-from ironglass.core.values import load
+from ironglass.core.results import load
 from ironglass.explain.expected_gradients import expected_gradients
 from ironglass.explain.gradient_x_input import gradient_x_input
 from ironglass.explain.integrated_gradients import integrated_gradients

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from ironglass.core.errors import InputError
 from ironglass.core.method import explain
-from ironglass.core.values import Attribution, Bounds
+from ironglass.core.results import Attribution
+from ironglass.core.values import Bounds
 from ironglass.explain.grad_cam import grad_cam
 from ironglass.explain.saliency import saliency
 from ironglass.metric.completeness import completeness

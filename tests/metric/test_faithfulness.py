@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import ironglass as ig
 from ironglass.core.errors import InputError
-from ironglass.core.values import Attribution
+from ironglass.core.results import Attribution
 from ironglass.ops import removal
 from nets import images, small_cnn
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ironglass.core.access import Model
 from ironglass.core.errors import AccessError, InputError
 from ironglass.core.method import explain
-from ironglass.core.values import Attribution
+from ironglass.core.results import Attribution
 from ironglass.explain.grad_cam import grad_cam
 from ironglass.explain.saliency import saliency
 from ironglass.metric.parameter_randomization import parameter_randomization
@@ -307,7 +307,7 @@ def test_one_that_the_catalogue_knows_needs_no_import(tmp_path: Path) -> None:
     net, x = small_cnn().eval(), images(3)
     attribution = saliency(net, x)
     attribution.save(tmp_path / "map.safetensors")
-    from ironglass.core.values import load
+    from ironglass.core.results import load
 
     again = load(tmp_path / "map.safetensors")
     assert isinstance(again, Attribution)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import ironglass as ig
 from ironglass.core.catalogue import catalogue
 from ironglass.core.errors import AccessError, InputError, IronglassWarning
-from ironglass.core.values import Attribution
+from ironglass.core.results import Attribution
 from ironglass.ops.inside import unit_of
 from nets import images, small_cnn
 

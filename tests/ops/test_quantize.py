@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 import ironglass as ig
-from ironglass.core.errors import InputError
+from ironglass.core.errors import AccessError, InputError
 from ironglass.core.values import Bounds, Threat
 from ironglass.ops import lp
 from ironglass.ops.quantize import levels, snap
-from nets import scores_without_autograd
+from nets import labels_without_autograd, scores_without_autograd
 
 BOUNDS = Bounds()
 pgd = ig.attack.pgd.with_(quantize="uint8")
@@ -103,3 +103,11 @@ def test_a_mask_holds_on_the_grid() -> None:
     result = pgd(net, x, y, ig.L2(1.0, mask=mask))
     assert torch.equal(torch.where(mask, x, result.adversarial), x)
     assert torch.equal(result.adversarial, snap(result.adversarial, BOUNDS))
+
+
+def test_a_model_that_gives_labels_alone_is_refused_before_any_work() -> None:
+    model = ig.wrap(labels_without_autograd, classes=5)
+    x = torch.zeros(2, 1, 8, 8)
+    for option in ({"quantize": "uint8"}, {"polish": 1}):
+        with pytest.raises(AccessError, match=f"{next(iter(option))} needs scores"):
+            ig.attack.random_noise.with_(**option)(model, x, torch.zeros(2, dtype=torch.long), ig.Linf(0.1))

@@ -13,7 +13,8 @@ from ironglass.core import method
 from ironglass.core.access import Model
 from ironglass.core.errors import InputError, MethodFailed
 from ironglass.core.method import get
-from ironglass.core.values import AttackResult, Attribution, Goal, Result, Threat
+from ironglass.core.results import AttackResult, Attribution, Result
+from ironglass.core.values import Goal, Threat
 from ironglass.run import Runner
 from ironglass.run.cache import Cache, key_of
 from ironglass.run.judge import Job

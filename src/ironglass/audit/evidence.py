@@ -14,7 +14,8 @@ from ironglass.core.diagnosis import Diagnosis
 from ironglass.core.errors import AccessError, InputError, MethodFailed
 from ironglass.core.findings import Limit
 from ironglass.core.method import get
-from ironglass.core.values import AttackResult, Attribution, Avoid, Certificate, Estimate, Norm, Score, Threat
+from ironglass.core.results import AttackResult, Attribution, Certificate, Estimate, Score
+from ironglass.core.values import Avoid, Norm, Threat
 from ironglass.run import Runner
 
 from .planning import Plan, Step

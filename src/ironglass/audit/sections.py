@@ -9,25 +9,15 @@ from torch import Tensor
 
 from ironglass.core.catalogue import catalogue
 from ironglass.core.findings import Bars, Curve, Finding, Gallery, Picture, Section, Series, Table
+from ironglass.core.results import AttackResult
 from ironglass.core.statistics import wilson
-from ironglass.core.values import AttackResult, Attribution
 from ironglass.models.adapter import Adapter
 
-from . import pictures
+from . import maps, pictures
 from .evidence import Evidence
 from .findings import blind, radius, size, spent
 from .planning import Plan
 
-SANITY = ("parameter_randomization", "data_randomization")
-ABREAST = 3
-HEADS = {
-    "completeness": "completeness error",
-    "parameter_randomization": "similarity after the weights are drawn anew",
-    "deletion": "area under deletion",
-    "insertion": "area under insertion",
-}
-LAST = {"parameter_randomization": -1}
-"""Which figure of a test's several is shown, where it is not the first."""
 UNITS = {"linf": "input units", "l2": "input units", "l1": "input units", "l0": "values", "wasserstein": "pixels"}
 BUDGETS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
 
@@ -337,105 +327,13 @@ class Writer:
         found = self._found
         if not found.attributions:
             return None
+        extra = () if pictures.drawable(found.x) else (maps.features(found, self._model, self._ids),)
         return Section(
             id="look",
             title="What does it look at?",
-            sentence=self._belief(),
-            galleries=tuple(self._maps()) if pictures.drawable(found.x) else (),
-            tables=(self._map_table(), *(() if pictures.drawable(found.x) else (self._features(),))),
-        )
-
-    def _belief(self) -> str:
-        """Which maps to believe: those that pass every test of dependence on the model, and those that do not."""
-        tested: dict[str, bool] = {}
-        for (metric, name), score in self._found.scores.items():
-            if metric in SANITY:
-                tested[name] = tested.get(name, True) and bool(score.passed.all())
-        if not tested:
-            return "The maps below were not tested."
-        titles = {name: catalogue()[name].title for name in tested}
-        good = [titles[name] for name, passed in tested.items() if passed]
-        bad = [titles[name] for name, passed in tested.items() if not passed]
-        said = (
-            [f"Maps that depend on what the model has learned, on every sample tested: {', '.join(good)}."]
-            if good
-            else []
-        )
-        return " ".join([*said, *([f"Do not argue from: {', '.join(bad)}."] if bad else [])])
-
-    def _maps(self) -> Iterator[Gallery]:
-        """The explained samples beside their maps, a few methods a gallery."""
-        methods = list(self._found.attributions.items())
-        for start in range(0, len(methods), ABREAST):
-            yield self._beside(methods[start : start + ABREAST], start // ABREAST)
-
-    def _beside(self, methods: Sequence[tuple[str, Attribution]], part: int) -> Gallery:
-        found, model = self._found, self._model
-        rows, heads = [], []
-        for place, row in enumerate(found.explained.tolist()):
-            decided = model.name_of(int(found.labels[row]))
-            name = self._ids[row]
-            line = f"{decided}" + ("" if bool(found.correct[row]) else f" (label: {model.name_of(int(found.y[row]))})")
-            cells = [pictures.photo(found.x[row], model.bounds, f"{name}, decided as {decided}", line)]
-            for method, attribution in methods:
-                values = attribution.values[place]
-                signed = bool((values < 0).any())
-                total = float(values.double().sum())
-                alt = f"{catalogue()[method].title} of {name} for {decided}; the map sums to {total:.3g}"
-                cells.append(pictures.heat(values, alt, f"sum {total:.3g}", signed=signed))
-            rows.append(tuple(cells))
-            heads.append(name)
-        return Gallery(
-            id="maps" if not part else f"maps-{part + 1}",
-            caption="What speaks for the decision, by each method",
-            columns=("sample", *(catalogue()[method].title for method, _ in methods)),
-            rows=tuple(rows),
-            row_heads=tuple(heads),
-            scale="Signed maps: red speaks for the decision, blue against it, pale grey is zero. Unsigned maps: "
-            "brighter is more. Each map is scaled to its own largest values.",
-        )
-
-    def _map_table(self) -> Table:
-        found = self._found
-        metrics = list(dict.fromkeys(metric for metric, _ in found.scores))
-        rows = []
-        for name, attribution in found.attributions.items():
-            count = len(attribution)
-            cells = [catalogue()[name].title, f"{(attribution.cost.forward + attribution.cost.backward) / count:,.0f}"]
-            for metric in metrics:
-                score = found.scores.get((metric, name))
-                if score is None:
-                    cells.append("—")
-                    continue
-                last = score.values if score.values.ndim == 1 else score.values[:, LAST.get(metric, 0)]
-                cells.append(f"{float(last.median()):.3g} ({int(score.passed.sum())} of {count} pass)")
-            rows.append(tuple(cells))
-        return Table(
-            id="beliefs",
-            caption="Can these maps be believed? Medians over the explained samples, and how many of them pass",
-            columns=("method", "passes / sample", *(HEADS.get(name, catalogue()[name].title) for name in metrics)),
-            rows=tuple(rows),
-        )
-
-    def _features(self) -> Table:
-        """For inputs that are no pictures: the values that count most, by the first signed method."""
-        found, model = self._found, self._model
-        name, attribution = next(iter(found.attributions.items()))
-        for other, candidate in found.attributions.items():
-            if bool((candidate.values < 0).any()):
-                name, attribution = other, candidate
-                break
-        flat = attribution.values.flatten(1)
-        rows = []
-        for place, row in enumerate(found.explained.tolist()):
-            top = flat[place].abs().topk(min(5, flat.shape[1])).indices.tolist()
-            listed = ", ".join(f"feature {i}: {float(flat[place, i]):+.3g}" for i in top)
-            rows.append((self._ids[row], model.name_of(int(found.labels[row])), listed))
-        return Table(
-            id="features",
-            caption=f"The values that count most, by {catalogue()[name].title}",
-            columns=("sample", "decision", "largest parts"),
-            rows=tuple(rows),
+            sentence=maps.belief(found),
+            galleries=tuple(maps.galleries(found, self._model, self._ids)) if pictures.drawable(found.x) else (),
+            tables=(maps.beliefs(found), *extra),
         )
 
 

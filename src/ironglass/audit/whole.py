@@ -14,7 +14,7 @@ from torch import Tensor
 from ironglass._version import __version__
 from ironglass.core.config import Config, read_config
 from ironglass.core.errors import InputError
-from ironglass.core.findings import Finding, Report
+from ironglass.core.findings import Finding, Limit, Report
 from ironglass.models.adapter import Adapter, check, wrap
 from ironglass.run import Runner
 from ironglass.run.cache import Cache
@@ -171,7 +171,7 @@ def _report(
         facts=facts,
         findings=findings,
         sections=Writer(model, found, steps, findings, ids).sections(),
-        limits=tuple(found.limits),
+        limits=_together(found.limits),
         reproduce=(
             *source,
             ("Seed", str(config.seed)),
@@ -180,6 +180,17 @@ def _report(
             ("Identity of the model", model.identity() or "a function, not hashed"),
         ),
         metrics={finding.rule: finding.value for finding in findings if finding.value is not None},
+    )
+
+
+def _together(limits: Sequence[Limit]) -> tuple[Limit, ...]:
+    """Returns the limits with those of one reason as one, in the order of their first; failures stay apart."""
+    reasons: dict[tuple[str, object], list[Limit]] = {}
+    for place, limit in enumerate(limits):
+        reasons.setdefault((limit.why, place if limit.failed else None), []).append(limit)
+    return tuple(
+        Limit(what=", ".join(dict.fromkeys(each.what for each in same)), why=why, failed=same[0].failed)
+        for (why, _), same in reasons.items()
     )
 
 

@@ -18,7 +18,7 @@ from ironglass.cli.screen import Screen
 from ironglass.core.errors import IronglassError
 
 if TYPE_CHECKING:
-    from ironglass.core.values import AttackResult, Attribution
+    from ironglass.core.results import AttackResult, Attribution
 
 LIBRARIES = ("torch", "numpy", "scipy", "safetensors", "pillow", "matplotlib", "msgspec", "click", "rich", "jinja2")
 FOR_DEVELOPERS = ("dev", "docs", "peers")

@@ -13,7 +13,7 @@ from ironglass.cli.subject import Subject
 from ironglass.cli.summary import place, strongest
 from ironglass.core.catalogue import find
 from ironglass.core.findings import Finding, Gallery, Limit, Picture, Report, Section, Table
-from ironglass.core.values import Attribution
+from ironglass.core.results import Attribution
 from ironglass.report import render
 
 LISTED = 8

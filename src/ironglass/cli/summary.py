@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ironglass.core.diagnosis import Diagnosis
-    from ironglass.core.values import AttackResult, Attribution, Certificate, Estimate, Result
+    from ironglass.core.results import AttackResult, Attribution, Certificate, Estimate, Result
     from ironglass.models.adapter import Adapter
 
 SHOWN = 3

@@ -17,7 +17,8 @@ from ironglass.core.errors import BudgetExceeded, InputError
 
 if TYPE_CHECKING:
     from ironglass.core.diagnosis import Diagnosis
-    from ironglass.core.values import AttackResult, Attribution, Certificate, Estimate, Norm, Result, Threat
+    from ironglass.core.results import AttackResult, Attribution, Certificate, Estimate, Result
+    from ironglass.core.values import Norm, Threat
 
 ENDINGS = {"save": (".safetensors",), "output": (".html", ".safetensors")}
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from .errors import InputError, suggest
 from .findings import Bars, Table
+from .results import Result
 from .statistics import wilson
-from .values import Result, Threat
+from .values import Threat
 
 Verdict = Literal["alarm", "clear", "not run"]
 

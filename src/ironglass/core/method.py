@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .catalogue import Card, card_of, find
 from .diagnosis import Diagnosis, Examined, Study
-from .values import AttackResult, Attribution, Certificate, Estimate, Goal, Map, Score, Threat
+from .results import AttackResult, Attribution, Certificate, Estimate, Map, Score
+from .values import Goal, Threat
 
 if TYPE_CHECKING:
     from .access import Model

@@ -14,7 +14,7 @@ from ironglass.core.access import Model
 from ironglass.core.draws import Draws
 from ironglass.core.errors import InputError
 from ironglass.core.method import explain
-from ironglass.core.values import Map
+from ironglass.core.results import Map
 from ironglass.ops import views
 from ironglass.ops.observe import VALUES
 from ironglass.ops.views import Parts, View

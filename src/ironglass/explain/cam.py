@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ironglass.core.access import Model, Rows, Run
 from ironglass.core.errors import InputError
 from ironglass.core.method import explain
-from ironglass.core.values import Map
+from ironglass.core.results import Map
 from ironglass.ops import baselines
 from ironglass.ops.rules import Head
 from ironglass.ops.targets import logit

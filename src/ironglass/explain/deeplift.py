@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ironglass.core.access import Model, Rows, Run
 from ironglass.core.method import explain
-from ironglass.core.values import Map
+from ironglass.core.results import Map
 from ironglass.ops import baselines
 from ironglass.ops.rules import Rescale
 from ironglass.ops.targets import logit

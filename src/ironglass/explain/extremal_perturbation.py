@@ -11,7 +11,7 @@ from torch import Tensor
 from ironglass.core.access import Loss, Model
 from ironglass.core.errors import InputError
 from ironglass.core.method import explain
-from ironglass.core.values import Map
+from ironglass.core.results import Map
 from ironglass.ops.filters import blur
 from ironglass.ops.observe import blocks
 from ironglass.ops.smooth_max import SmoothMax

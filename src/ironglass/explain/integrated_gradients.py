@@ -12,7 +12,7 @@ from torch import Tensor
 from ironglass.core.access import Model
 from ironglass.core.errors import InputError, suggest
 from ironglass.core.method import explain
-from ironglass.core.values import Map
+from ironglass.core.results import Map
 from ironglass.ops import baselines, inside, lp
 from ironglass.ops.targets import logit
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ironglass.core.access import Model
 from ironglass.core.method import explain
-from ironglass.core.values import Map
+from ironglass.core.results import Map
 from ironglass.ops import baselines
 from ironglass.ops.rules import Relevance
 from ironglass.ops.rules import composite as rules_of

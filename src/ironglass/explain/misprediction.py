@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ironglass.core.errors import InputError
 from ironglass.core.findings import Gallery, Table
 from ironglass.core.method import Explain, get
-from ironglass.core.values import Attribution, Bounds
+from ironglass.core.results import Attribution
+from ironglass.core.values import Bounds
 from ironglass.models.adapter import Adapter, check, wrap
 from ironglass.ops import baselines, targets
 from ironglass.ops.again import onto_input

@@ -8,7 +8,7 @@ from torch import Tensor
 from ironglass.core.access import Model
 from ironglass.core.errors import InputError
 from ironglass.core.method import explain
-from ironglass.core.values import Map
+from ironglass.core.results import Map
 from ironglass.ops.baselines import baseline as filling
 from ironglass.ops.observe import Output, chunks, outcome
 

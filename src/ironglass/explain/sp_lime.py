@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ironglass.core.errors import InputError
-from ironglass.core.values import Attribution
+from ironglass.core.results import Attribution
 
 
 class Picks(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from ironglass.core.access import Model
 from ironglass.core.errors import InputError
 from ironglass.core.method import get, metric
-from ironglass.core.values import Attribution, Score
+from ironglass.core.results import Attribution, Score
 from ironglass.ops.again import onto_input, values
 from ironglass.ops.similarity import spearman
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ironglass.core.access import Model
 from ironglass.core.method import metric
-from ironglass.core.values import Attribution, Score
+from ironglass.core.results import Attribution, Score
 from ironglass.ops.removal import removed
 
 

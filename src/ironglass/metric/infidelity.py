@@ -8,7 +8,7 @@ from torch import Tensor
 from ironglass.core.access import Model
 from ironglass.core.errors import InputError
 from ironglass.core.method import metric
-from ironglass.core.values import Attribution, Score
+from ironglass.core.results import Attribution, Score
 from ironglass.ops.again import onto_input
 from ironglass.ops.targets import logit
 

@@ -7,7 +7,8 @@ import torch
 from ironglass.core.access import Model
 from ironglass.core.errors import InputError
 from ironglass.core.method import metric
-from ironglass.core.values import Attribution, Linf, Score
+from ironglass.core.results import Attribution, Score
+from ironglass.core.values import Linf
 from ironglass.ops.again import explain_again
 from ironglass.ops.balls import sample_ball
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ironglass.core.access import Model
 from ironglass.core.errors import InputError, suggest
 from ironglass.core.method import get, metric
-from ironglass.core.values import Attribution, Map, Score
+from ironglass.core.results import Attribution, Map, Score
 from ironglass.ops import lp
 from ironglass.ops.similarity import SIMILARITIES
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from ironglass.core.access import Model
 from ironglass.core.errors import InputError
 from ironglass.core.method import metric
-from ironglass.core.values import Attribution, PerSample, Score
+from ironglass.core.results import Attribution, Score
+from ironglass.core.values import PerSample
 
 
 @metric(

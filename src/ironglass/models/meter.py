@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ironglass.core.errors import BudgetExceeded
-from ironglass.core.values import Cost, Goal
+from ironglass.core.results import Cost
+from ironglass.core.values import Goal
 
 UNLIMITED = 1 << 62
 

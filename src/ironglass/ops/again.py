@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ironglass.core.access import Model
 from ironglass.core.method import get
-from ironglass.core.values import Attribution, Map
+from ironglass.core.results import Attribution, Map
 
 
 def explain_again(model: Model, attribution: Attribution, x: Tensor) -> Tensor:

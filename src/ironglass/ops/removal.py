@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ironglass.core.access import Model
 from ironglass.core.errors import InputError
-from ironglass.core.values import Attribution, Score
+from ironglass.core.results import Attribution, Score
 
 from . import baselines
 from .again import onto_input

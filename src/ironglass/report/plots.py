@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from ironglass.core.catalogue import catalogue
 from ironglass.core.errors import InputError
-from ironglass.core.values import AttackResult, Attribution, Result
+from ironglass.core.results import AttackResult, Attribution, Result
 
 Array = NDArray[np.float64]
 SIDE = 2.1

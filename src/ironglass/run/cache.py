@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ironglass.core.catalogue import PACKAGE
-from ironglass.core.values import Goal, Result, Threat, described, load
+from ironglass.core.results import Result, described, load
+from ironglass.core.values import Goal, Threat
 from ironglass.models.adapter import Adapter
 
 from .judge import Job

@@ -13,22 +13,12 @@ from torch import Tensor
 from ironglass.core.access import Rows
 from ironglass.core.catalogue import FINISH, LADDER
 from ironglass.core.diagnosis import Diagnosis, Examined
-from ironglass.core.errors import BudgetExceeded, InputError, IronglassError, MethodFailed
+from ironglass.core.errors import AccessError, BudgetExceeded, InputError, IronglassError, MethodFailed
 from ironglass.core.method import Method
-from ironglass.core.values import (
-    AttackResult,
-    Attribution,
-    Bounds,
-    Certificate,
-    Cost,
-    Estimate,
-    Goal,
-    Map,
-    Result,
-    Score,
-    Threat,
-)
+from ironglass.core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Map, Result, Score
+from ironglass.core.values import Goal, Threat
 from ironglass.models.adapter import Adapter
+from ironglass.models.meter import Meter
 from ironglass.models.session import Session
 from ironglass.ops import lp
 from ironglass.ops.polish import polish
@@ -212,10 +202,11 @@ def _options(job: Job) -> tuple[dict[str, Any], Finish]:
     return own, Finish(*(own.pop(option.name) for option in FINISH))
 
 
-def check_finish(options: Mapping[str, Any], x: Tensor, threat: Threat, bounds: Bounds) -> None:
+def check_finish(options: Mapping[str, Any], x: Tensor, threat: Threat, model: Adapter) -> None:
     """Checks the options that every attack has.
 
     Raises:
+        AccessError: if the model gives labels alone, for both go by the margin of the scores.
         InputError: if one has no such value, the threat's norm has none, or the samples are not on the grid.
     """
     rounds, quantized = options["polish"], options["quantize"]
@@ -223,12 +214,14 @@ def check_finish(options: Mapping[str, Any], x: Tensor, threat: Threat, bounds: 
         raise InputError(f"polish={rounds!r} is no number of rounds", "give 0 for none, or e.g. 3")
     if quantized not in (None, "uint8"):
         raise InputError(f"quantize={quantized!r} is not known", "give 'uint8', or None to leave values as they are")
+    name = "polish" if rounds else "quantize"
+    if model.access == "labels" and (rounds or quantized):
+        raise AccessError(f"{name} needs scores, this model gives labels", f"leave {name} at its default")
     if threat.norm == "wasserstein" and (rounds or quantized):
-        name = "polish" if rounds else "quantize"
         why = "moves values one by one, and a Wasserstein threat keeps the mass of the picture"
         raise InputError(f"{name} {why}", f"leave {name} at its default")
     if quantized:
-        check_grid(x, bounds)
+        check_grid(x, model.bounds)
 
 
 def _outputs(model: Adapter, session: Session, x: Tensor) -> Tensor:
@@ -238,9 +231,14 @@ def _outputs(model: Adapter, session: Session, x: Tensor) -> Tensor:
     return session.scores(x)
 
 
+def _open(model: Adapter, job: Job) -> tuple[Session, Meter]:
+    """Returns the model as the method may see it, and its ledger."""
+    return model.session(job.x, job.method.card.access, None, job.max_queries)
+
+
 def _explain(model: Adapter, job: Job) -> Attribution:
     (target,) = job.inputs
-    session, meter = model.session(job.x, job.method.card.access, None, job.max_queries)
+    session, meter = _open(model, job)
     found = job.method.raw(session, job.x, target, **job.options)
     found = found if isinstance(found, Map) else Map(found)
     values = found.values
@@ -264,7 +262,7 @@ def _explain(model: Adapter, job: Job) -> Attribution:
 
 def _certify(model: Adapter, job: Job) -> Certificate:
     y, threat = job.inputs
-    session, meter = model.session(job.x, job.method.card.access, None, job.max_queries)
+    session, meter = _open(model, job)
     margin = job.method.raw(session, job.x, y, threat, **job.options)
     proven = margin.isfinite() & (margin > 0)
     return Certificate(
@@ -281,7 +279,7 @@ def _certify(model: Adapter, job: Job) -> Certificate:
 
 def _estimate(model: Adapter, job: Job) -> Estimate:
     y, threat = job.inputs
-    session, meter = model.session(job.x, job.method.card.access, None, job.max_queries)
+    session, meter = _open(model, job)
     radius, quality = job.method.raw(session, job.x, y, threat, **job.options)
     return Estimate(
         x=job.x,
@@ -298,14 +296,14 @@ def _estimate(model: Adapter, job: Job) -> Estimate:
 
 def _metric(model: Adapter, job: Job) -> Score:
     (attribution,) = job.inputs
-    session, meter = model.session(job.x, job.method.card.access, None, job.max_queries)
+    session, meter = _open(model, job)
     score = cast(Score, job.method.raw(session, attribution, **job.options))
     return replace(score, cost=meter.cost, options=job.options)
 
 
 def _diagnose(model: Adapter, job: Job) -> Diagnosis:
     y, threat = job.inputs
-    session, meter = model.session(job.x, job.method.card.access, None, job.max_queries)
+    session, meter = _open(model, job)
     found = cast(Examined, job.method.raw(session, job.x, y, threat, **job.options))
     if found.evidence.shape != (len(job.x), len(found.checks)):
         given = tuple(found.evidence.shape)

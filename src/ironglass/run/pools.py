@@ -13,7 +13,7 @@ from typing import Protocol, Self
 import torch
 
 from ironglass.core.errors import InputError, MethodFailed
-from ironglass.core.values import Result
+from ironglass.core.results import Result
 from ironglass.models import python_file
 from ironglass.models.adapter import Adapter
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from ironglass.core.catalogue import LADDER
 from ironglass.core.errors import AccessError, InputError
 from ironglass.core.method import Method
-from ironglass.core.values import Attribution, Avoid, Goal, Result
+from ironglass.core.results import Attribution, Result
+from ironglass.core.values import Avoid, Goal
 from ironglass.models.adapter import Adapter, check, check_request, check_target, wrap
 
 from .cache import Cache, key_of
@@ -93,7 +94,7 @@ class Runner:
             else:
                 check_request(model, x, aim.labels if isinstance(aim, Goal) else aim, *(threat or [None]))
             if method.card.decorator == "attack":
-                check_finish(chosen, x, threat[0], model.bounds)
+                check_finish(chosen, x, threat[0], model)
                 inputs = (Avoid(aim) if isinstance(aim, Tensor) else aim, *threat)
         for option in method.card.options:
             if option.name in method.card.needs and chosen[option.name] is None:

@@ -14,7 +14,8 @@ from ironglass.core.catalogue import LADDER
 from ironglass.core.diagnosis import Study
 from ironglass.core.errors import AccessError, InputError, IronglassError, MethodFailed
 from ironglass.core.method import Method
-from ironglass.core.values import Cost, Threat
+from ironglass.core.results import Cost
+from ironglass.core.values import Threat
 from ironglass.models.adapter import Adapter, check, wrap
 
 
