@@ -10,7 +10,7 @@ from architectures import ARCHITECTURES, build, pictures
 from ironglass.core.errors import AccessError, InputError
 from ironglass.explain.lrp import lrp
 from ironglass.models.adapter import wrap
-from ironglass.models.backend import Torch
+from ironglass.models.network import Torch
 from nets import images, scores_without_autograd, small_cnn
 
 

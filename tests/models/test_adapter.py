@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import ironglass as ig
 from ironglass.core.errors import AccessError, BudgetExceeded, InputError
 from ironglass.core.values import Avoid, Reach
-from ironglass.models.backend import Torch
+from ironglass.models.network import Torch
 from ironglass.models.session import Session
 from nets import images, labels_without_autograd, scores_without_autograd, small_cnn
 

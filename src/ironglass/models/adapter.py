@@ -14,8 +14,9 @@ from ironglass.core.errors import InputError, IronglassWarning, suggest
 from ironglass.core.values import Bounds, Goal, Threat
 
 from . import allocator
-from .backend import Backend, Function, Torch
+from .backend import Backend, Function
 from .meter import Meter
+from .network import Torch
 from .session import Session
 
 Access = Literal["labels", "scores", "gradient", "internals", "training"]
