@@ -143,10 +143,10 @@ class Course:
         self._x, self._y = data
         order = torch.randperm(len(self._y), generator=torch.Generator().manual_seed(recipe.seed))
         held = min(max(round(HELD * len(order)), 1), MOST)
-        self._held, self._rows = order[:held].to(self._y.device), order[held:].to(self._y.device)
+        self.held, self.rows = order[:held].to(self._y.device), order[held:].to(self._y.device)
         self.student = Apprentice(model, torch.Generator())
         self.loop = Loop(
-            self.student.net, len(self._rows), self._loss, epochs=recipe.epochs, batch=recipe.batch, lr=recipe.lr,
+            self.student.net, len(self.rows), self._loss, epochs=recipe.epochs, batch=recipe.batch, lr=recipe.lr,
             schedule=recipe.schedule, replays=recipe.replays, clip=recipe.clip, seed=recipe.seed,
         )  # fmt: skip
         self.student.generator = self.loop.generator
@@ -157,7 +157,7 @@ class Course:
     _best: dict[str, Tensor]
 
     def _loss(self, net: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
-        chosen, recipe = self._rows[rows], self.recipe
+        chosen, recipe = self.rows[rows], self.recipe
         grown = schedules.grown(self.loop.share, recipe.warm, recipe.ramp, recipe.shape)
         threat = self.threat
         if threat is not None:
@@ -166,8 +166,8 @@ class Course:
         return recipe.loss(self.student, Batch(self._x[chosen], self._y[chosen], threat, grown, self.loop.step))
 
     def _measured(self) -> dict[Kind, Count]:
-        threat = None if self.threat is None else self.threat.take(self._held)
-        data = (self._x[self._held], self._y[self._held])
+        threat = None if self.threat is None else self.threat.take(self.held)
+        data = (self._x[self.held], self._y[self.held])
         return measure(self.student.adapter, data, threat, self.recipe.certificate)
 
     def run(self, kept: Checkpoint | None, progress: Tick | None) -> bool:
@@ -219,7 +219,7 @@ class Course:
 
     def _one_step(self) -> float:
         assert self.threat is not None
-        part = (self._x[self._held], self._y[self._held], self.threat.take(self._held))
+        part = (self._x[self.held], self._y[self.held], self.threat.take(self.held))
         found = cast(AttackResult, Runner(self.student.adapter)(get("fgsm"), *part))
         return 1 - found.success_rate
 
@@ -271,7 +271,7 @@ class Course:
         model.backend, model.key, model._probed = Torch(whole.net, whole.mean, whole.std), None, False
         if probe is None:
             before, after = (self.history[number].counts for number in (0, self.best))
-            held = f"the {len(self._held)} samples kept back, by which the best epoch was chosen"
+            held = f"the {len(self.held)} samples kept back, by which the best epoch was chosen"
         else:
             before, after = (measure(each, probe, self.threat, self.recipe.certificate) for each in (self.given, model))
             held = f"{len(probe[0])} samples that played no part in the training"
