@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ironglass.core.training import Student
 from ironglass.core.values import Bounds, Threat
 from ironglass.ops.capture import capture
-from ironglass.ops.graph import Absolute, Affine, Cat, Graph, Step, Sum
+from ironglass.ops.graph import Absolute, Affine, Cat, Graph, Step, Sum, Valley
 from ironglass.ops.margins import tail_of
 
 Pair = tuple[Tensor, Tensor]
@@ -95,6 +95,9 @@ def _passed(step: Step, inputs: list[Pair]) -> Pair:
         return centre - reach, centre + reach
     if isinstance(op, Absolute):
         return torch.maximum(lower, -upper).clamp(min=0), torch.maximum(lower.abs(), upper.abs())
+    if isinstance(op, Valley):
+        lowest = torch.maximum(torch.minimum(torch.full_like(lower, op.bottom), upper), lower)
+        return op(lowest), torch.maximum(op(lower), op(upper))
     if isinstance(op, Sum):
         inputs = [pair[::-1] if factor < 0 else pair for pair, factor in zip(inputs, op.factors, strict=True)]
     if isinstance(op, Sum | Cat):
@@ -115,10 +118,14 @@ def least_margins(graph: Graph, values: list[Pair], y: Tensor) -> Tensor:
     """
     tail, ends = tail_of(graph)
     classes = graph.steps[-1].shape[0]
-    rows, offset = pulled(graph, tail, torch.eye(classes).to(values[-1][0]))
+    waiting = {len(graph.steps) - 1: torch.eye(classes).to(values[-1][0])}
+    offset = waiting[len(graph.steps) - 1].new_zeros(classes)
+    for index in tail:
+        gain = pull(graph, index, waiting)
+        offset = offset + gain
     least = offset[y][:, None] - offset
     for index in ends:
-        row = rows[index].flatten(1)
+        row = waiting[index].flatten(1)
         lower, upper = (end.flatten(1) for end in values[index])
         middle, radius = (lower + upper) / 2, (upper - lower) / 2
         centre = middle @ row.T
@@ -128,37 +135,38 @@ def least_margins(graph: Graph, values: list[Pair], y: Tensor) -> Tensor:
     return least.scatter(1, y[:, None], 0.0)
 
 
-def pulled(graph: Graph, tail: list[int], rows: Tensor) -> tuple[dict[int, Tensor], Tensor]:
-    """Pulls rows over the scores back through affine steps at the network's end.
+def pull(graph: Graph, index: int, waiting: dict[int, Tensor]) -> Tensor:
+    """Pulls rows back through a linear step: they wait at its inputs then. Returns what its offset adds ``(k,)``.
 
     Args:
         graph: of the network.
-        tail: those steps, last first.
-        rows: ``(k, classes)``.
-
-    Returns:
-        The rows at each step before them ``(k, *shape)``, and what they come to in offsets ``(k,)``.
+        index: of the step.
+        waiting: rows by step ``(k, *shape)``; that of this step is taken out.
     """
-    waiting = {len(graph.steps) - 1: rows}
-    offset = rows.new_zeros(len(rows))
-    for index in tail:
-        step, a = graph.steps[index], waiting.pop(index)
-        op, parts = step.op, [a] * len(step.inputs)
-        if isinstance(op, Affine):
-            shape = graph.steps[step.inputs[0]].shape
-            if op.bias is not None:
-                offset = offset + a.flatten(1) @ op(a.new_zeros(1, *shape)).flatten()
-            parts = [op.adjoint(a, shape)]
-        elif isinstance(op, Cat):
-            parts = list(torch.split(a, [graph.steps[i].shape[op.dim - 1] for i in step.inputs], op.dim))
-        elif isinstance(op, Sum):
-            parts = [
-                (a * factor).sum_to_size(len(a), *graph.steps[i].shape)
-                for i, factor in zip(step.inputs, op.factors, strict=True)
-            ]
-        for i, part in zip(step.inputs, parts, strict=True):
-            waiting[i] = waiting[i] + part if i in waiting else part
-    return waiting, offset
+    step, a = graph.steps[index], waiting.pop(index)
+    op, parts = step.op, [a] * len(step.inputs)
+    gain = a.new_zeros(len(a))
+    if isinstance(op, Affine):
+        shape = graph.steps[step.inputs[0]].shape
+        if op.bias is not None:
+            gain = a.flatten(1) @ op(a.new_zeros(1, *shape)).flatten()
+        parts = [op.adjoint(a, shape)]
+    elif isinstance(op, Cat):
+        parts = list(torch.split(a, [graph.steps[i].shape[op.dim - 1] for i in step.inputs], op.dim))
+    elif isinstance(op, Sum):
+        factors = zip(step.inputs, op.factors, strict=True)
+        parts = [(a * factor).sum_to_size(len(a), *graph.steps[i].shape) for i, factor in factors]
+    for i, part in zip(step.inputs, parts, strict=True):
+        meet(waiting, i, part)
+    return gain
+
+
+def meet(waiting: dict[int, Tensor], index: int, part: Tensor) -> None:
+    """Adds rows to those that wait at a step; rows that are the same for all samples are repeated for each."""
+    if index in waiting:
+        one, other = sorted((waiting[index], part), key=len)
+        part = other + one.repeat(len(other) // len(one), *(1,) * (one.ndim - 1))
+    waiting[index] = part
 
 
 def interval_margins(student: Student, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
