@@ -96,13 +96,12 @@ def lower(graph: Graph, start: Pair, ball: Threat | None, rows: Tensor, fans: Ma
         meet(waiting, step.inputs[0], (positive * below + negative * above).flatten(0, 1))
     a = waiting[0].reshape(-1, count, math.prod(graph.steps[0].shape)).expand(size, -1, -1)
     middle, radius = ((start[1] + start[0]) / 2).flatten(1), ((start[1] - start[0]) / 2).flatten(1)
-    if ball is not None:
-        order = 2 if ball.norm == "l2" else torch.inf
-        free = (radius > 0).to(a)[:, None]
-        return (
-            total + torch.bmm(a, middle[:, :, None])[:, :, 0] - ball.eps * torch.linalg.vector_norm(a * free, order, 2)
-        )
-    return total + torch.bmm(a, middle[:, :, None])[:, :, 0] - torch.bmm(a.abs(), radius[:, :, None])[:, :, 0]
+    total = total + torch.bmm(a, middle[:, :, None])[:, :, 0]
+    if ball is None:
+        return total - torch.bmm(a.abs(), radius[:, :, None])[:, :, 0]
+    free = a * (radius > 0).to(a)[:, None]
+    length: Tensor = torch.linalg.vector_norm(free, 2 if ball.norm == "l2" else torch.inf, 2)
+    return total - ball.eps * length
 
 
 def of_scores(graph: Graph, start: Pair, ball: Threat | None, fans: Mapping[int, Fan], y: Tensor) -> Tensor:
