@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .catalogue import Card, card_of, find
 from .diagnosis import Diagnosis, Examined, Study
-from .results import AttackResult, Attribution, Certificate, Estimate, Map, Score
+from .results import AttackResult, Attribution, Certificate, Estimate, Map, Proof, Score
 from .values import Goal, Threat
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Studies(Method[P]):
 
 AttackFunction = Callable[Concatenate["Model", Tensor, Goal, Threat, P], Tensor]
 ExplainFunction = Callable[Concatenate["Model", Tensor, Tensor, P], Tensor | Map]
-CertifyFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Tensor]
+CertifyFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Tensor | Proof]
 EstimateFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], tuple[Tensor, Tensor]]
 MetricFunction = Callable[Concatenate["Model", Attribution, P], Score]
 DiagnoseFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Examined]
@@ -186,7 +186,7 @@ def explain(
 def certify(
     *, title: str, paper: str, access: Access, norms: tuple[str, ...], cost: str, **more: Any
 ) -> Callable[[CertifyFunction[P]], Certify[P]]:
-    """Declares a proof: ``f(model, x, y, threat, *, …) -> margin``, a sound lower bound ``(N,)``."""
+    """Declares a proof: ``f(model, x, y, threat, *, …) -> margin``, a sound lower bound ``(N,)``, or a `Proof`."""
     card = dict(title=title, paper=paper, access=access, norms=norms, cost=cost, **more)
 
     def declare(function: CertifyFunction[P]) -> Certify[P]:

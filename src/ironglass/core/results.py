@@ -44,6 +44,14 @@ class Map:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Proof:
+    """What a proof returns when it knows more than the margin: counterexamples ``(N, *shape)``, x where it has none."""
+
+    margin: Tensor
+    counterexample: Tensor
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Result:
     """What every method's result carries: the inputs, the method, its options, and what it cost.
@@ -224,13 +232,17 @@ class Attribution(Result):
 class Certificate(Result):
     """What is proven: ``verified`` is True only where the ``margin``, a sound lower bound, is positive.
 
-    Not verified means *not proven*, never *unsafe*.
+    Not verified means *not proven*, never *unsafe*: unsafe is what the runner itself has seen to be labelled otherwise.
+    Methods that search for it give the ``counterexample``, a point of the ball (x where they have none), and
+    ``falsified`` says where that changes the label; both are None for methods that do not search.
     """
 
     verified: Tensor
     margin: Tensor
     y: Tensor
     threat: Threat
+    falsified: Tensor | None = None
+    counterexample: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -15,7 +15,7 @@ from ironglass.core.catalogue import FINISH, LADDER
 from ironglass.core.diagnosis import Diagnosis, Examined
 from ironglass.core.errors import AccessError, BudgetExceeded, InputError, IronglassError, MethodFailed
 from ironglass.core.method import Method
-from ironglass.core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Map, Result, Score
+from ironglass.core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Map, Proof, Result, Score
 from ironglass.core.values import Goal, Threat
 from ironglass.models.adapter import Adapter
 from ironglass.models.meter import Meter
@@ -263,8 +263,20 @@ def _explain(model: Adapter, job: Job) -> Attribution:
 def _certify(model: Adapter, job: Job) -> Certificate:
     y, threat = job.inputs
     session, meter = _open(model, job)
-    margin = job.method.raw(session, job.x, y, threat, **job.options)
+    found = job.method.raw(session, job.x, y, threat, **job.options)
+    margin = found.margin if isinstance(found, Proof) else found
     proven = margin.isfinite() & (margin > 0)
+    broken = counterexample = None
+    if isinstance(found, Proof):
+        counterexample = lp.project(_like(found.counterexample, job.x, job), job.x, threat, model.bounds)
+        broken = model.outputs(counterexample).argmax(1) != y
+        both = (proven & broken).nonzero()[:, 0].tolist()
+        if both:
+            raise MethodFailed(
+                f"{job.method.card.name} proves samples {both[:5]} safe and has a point that breaks them: one of the "
+                "two is wrong, and that is a bug of Ironglass",
+                "please report it with this model and these samples; trust neither result",
+            )
     return Certificate(
         x=job.x,
         method=job.method.card.name,
@@ -274,6 +286,8 @@ def _certify(model: Adapter, job: Job) -> Certificate:
         margin=margin,
         y=y,
         threat=threat,
+        falsified=broken,
+        counterexample=counterexample,
     )
 
 
