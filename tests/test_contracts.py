@@ -73,7 +73,7 @@ def call(card: Card, model: Any, x: Tensor, *, norm: str | None = None, seed: in
     runner = model if isinstance(model, Runner) else Runner(model)
     y = (x.flatten(1).sum(1) * 7).long() % 5
     threat = Threat(norm or (card.norms or ("l2",))[0], RADII[norm or (card.norms or ("l2",))[0]])  # type: ignore[arg-type]
-    if card.decorator in ("attack", "certify", "estimate", "diagnose"):
+    if card.decorator in ("attack", "certify", "estimate", "smoothed", "diagnose"):
         return runner(method, x, y, threat, **given)
     if card.decorator == "study":  # of the model and itself
         named = {"first": runner.model, "second": runner.model}

@@ -24,6 +24,7 @@ CALLS = {
     "explain": "model, x, target=None",
     "certify": "model, x, y, ig.{norm}({eps})",
     "estimate": "model, x, y, ig.{norm}({eps})",
+    "smoothed": "model, x, y, ig.{norm}({eps})",
     "metric": "model, attribution",
     "diagnose": "model, x, y, ig.{norm}({eps})",
     "study": "models, x, y{threat}",
@@ -33,6 +34,7 @@ LINES = {
     "explain": "--index 0:8 -o maps.html",
     "certify": "--norm {low} --eps {eps}",
     "estimate": "--norm {low} --eps {eps}",
+    "smoothed": "--norm {low} --eps {eps}",
     "diagnose": "--norm {low} --eps {eps}",
 }
 CLASSES = 10

@@ -14,8 +14,8 @@ from .errors import InputError, suggest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FAMILIES = ("explain", "visualize", "attack", "poison", "leak", "defend", "certify", "metric")
-DECORATORS = ("attack", "explain", "certify", "estimate", "metric", "diagnose", "study")
-HOMES = {"estimate": "certify", "diagnose": "metric", "study": "metric"}
+DECORATORS = ("attack", "explain", "certify", "estimate", "metric", "diagnose", "study", "smoothed")
+HOMES = {"estimate": "certify", "diagnose": "metric", "study": "metric", "smoothed": "certify"}
 """The family of a kind of method whose name is not the kind's own."""
 LADDER = ("labels", "scores", "gradient", "internals", "training")
 TAXONOMY = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .catalogue import Card, card_of, find
 from .diagnosis import Diagnosis, Examined, Study
-from .results import AttackResult, Attribution, Certificate, Estimate, Map, Proof, Score
+from .results import AttackResult, Attribution, Certificate, Estimate, Map, Proof, Score, Smoothed
 from .values import Goal, Threat
 
 if TYPE_CHECKING:
@@ -110,6 +110,16 @@ class Estimates(Method[P]):
         return cast(Estimate, self._judged(model, x, y, threat, *args, **options))
 
 
+class Smooths(Method[P]):
+    """A promise on a smoothed classifier: ``smoothing(model, x, y, L2(0.5))`` returns a `Smoothed`."""
+
+    def __call__(
+        self, model: object, x: Tensor, y: Tensor, threat: Threat, *args: P.args, **options: P.kwargs
+    ) -> Smoothed:
+        """Finds the radius in which the smoothed classifier keeps its decision."""
+        return cast(Smoothed, self._judged(model, x, y, threat, *args, **options))
+
+
 class Metric(Method[P]):
     """A test of an explanation: ``completeness(model, attribution)`` returns a `Score`."""
 
@@ -149,6 +159,7 @@ AttackFunction = Callable[Concatenate["Model", Tensor, Goal, Threat, P], Tensor]
 ExplainFunction = Callable[Concatenate["Model", Tensor, Tensor, P], Tensor | Map]
 CertifyFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Tensor | Proof]
 EstimateFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], tuple[Tensor, Tensor]]
+SmoothedFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], tuple[Tensor, Tensor, float]]
 MetricFunction = Callable[Concatenate["Model", Attribution, P], Score]
 DiagnoseFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Examined]
 StudyFunction = Callable[Concatenate[Mapping[str, "Model"], Tensor, Tensor, Threat | None, P], Study]
@@ -203,6 +214,18 @@ def estimate(
 
     def declare(function: EstimateFunction[P]) -> Estimates[P]:
         return _known(Estimates(function, card_of(function, "estimate", card)))
+
+    return declare
+
+
+def smoothed(
+    *, title: str, paper: str, access: Access, norms: tuple[str, ...], cost: str, **more: Any
+) -> Callable[[SmoothedFunction[P]], Smooths[P]]:
+    """Declares a promise on a smoothed classifier: ``f(model, x, y, threat, *, …)`` to decision, radius, confidence."""
+    card = dict(title=title, paper=paper, access=access, norms=norms, cost=cost, **more)
+
+    def declare(function: SmoothedFunction[P]) -> Smooths[P]:
+        return _known(Smooths(function, card_of(function, "smoothed", card)))
 
     return declare
 

@@ -140,7 +140,7 @@ def load(path: str | Path) -> Result:
 
     from .diagnosis import Check, Diagnosis, Study  # which builds on this module
 
-    known = (AttackResult, Attribution, Certificate, Estimate, Score, Diagnosis, Study)
+    known = (AttackResult, Attribution, Certificate, Estimate, Smoothed, Score, Diagnosis, Study)
     kinds: dict[str, type[Result]] = {kind.__name__: kind for kind in known}
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -254,6 +254,28 @@ class Estimate(Result):
     y: Tensor
     threat: Threat
     seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Smoothed(Result):
+    """What holds of a *smoothed* classifier, with a probability: no proof, and nothing of the bare model.
+
+    The smoothed classifier decides as the model does most often on x with noise. With probability ``confidence``, a
+    sample at a time, its ``decision`` (N,) stays the same within the l2 ``radius`` (N,); where it abstains they are -1
+    and 0.
+    """
+
+    decision: Tensor
+    radius: Tensor
+    confidence: float
+    y: Tensor
+    threat: Threat
+    seed: int | None = None
+
+    @property
+    def holds(self) -> Tensor:
+        """Whether the smoothed classifier is right, and keeps its decision under the threat ``(N,)``."""
+        return (self.decision == self.y) & (self.radius > self.threat.eps)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
