@@ -13,9 +13,9 @@ from typing import Any
 from .errors import InputError, suggest
 
 PACKAGE = Path(__file__).resolve().parents[1]
-FAMILIES = ("explain", "visualize", "attack", "poison", "leak", "defend", "certify", "metric")
-DECORATORS = ("attack", "explain", "certify", "estimate", "metric", "diagnose", "study")
-HOMES = {"estimate": "certify", "diagnose": "metric", "study": "metric"}
+FAMILIES = ("explain", "visualize", "attack", "poison", "leak", "defend", "certify", "metric", "bench")
+DECORATORS = ("attack", "explain", "certify", "estimate", "metric", "diagnose", "study", "experiment")
+HOMES = {"estimate": "certify", "diagnose": "metric", "study": "metric", "experiment": "bench"}
 """The family of a kind of method whose name is not the kind's own."""
 LADDER = ("labels", "scores", "gradient", "internals", "training")
 TAXONOMY = {

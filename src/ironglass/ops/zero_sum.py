@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,7 +146,7 @@ def _guarantee(table: Array) -> Array:
     return _mix(_linprog(cost, left, np.zeros(many), sums, [(0, None)] * columns + [(None, None)])[:columns])
 
 
-def _linprog(cost: Array, left: Array, right: Array, sums: Array, bounds: list[tuple[float | None, None]]) -> Array:
+def _linprog(cost: Array, left: Array, right: Array, sums: Array, bounds: list[Any]) -> Array:
     solved = linprog(cost, left, right, sums, [1.0], bounds, method="highs")
     if not solved.success:
         raise MethodFailed(f"the linear program of the game was not solved: {solved.message}")
