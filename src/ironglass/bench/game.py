@@ -158,7 +158,7 @@ def _cell(kept: int, knows: str, total: int) -> Cell:
     paper="neumann1928",
     access="gradient",
     norms=("linf", "l2", "l1", "l0"),
-    cost="2 * steps + 25",
+    cost="45 * len(attacks)",
     scope="global",
     lecture="game-based evaluation: attacks against defences",
 )
