@@ -13,7 +13,7 @@ from ironglass.core.errors import InputError
 from ironglass.core.method import Method, study
 from ironglass.core.statistics import wilson
 from ironglass.core.values import Threat
-from ironglass.ops.breaking import attack_of, broken_by
+from ironglass.ops.breaking import attack_of, crossed
 
 
 @study(
@@ -56,18 +56,7 @@ def transfer_matrix(
     method = attack_of(attack, threat, steps)
     if len(models) < 2:
         raise InputError("there is one model, a transfer needs two", "give a list of models, or {'name': model}")
-    right = {name: model.scores(x).argmax(1) == y for name, model in models.items()}
-    counts = torch.zeros(len(models), len(models), dtype=torch.long)
-    fooled = torch.zeros_like(counts)
-    for s, (source, model) in enumerate(models.items()):
-        rows = right[source].nonzero()[:, 0]
-        if not len(rows):
-            continue
-        adversarial = broken_by(method, model, x, y, threat, rows)
-        wrong = {name: other.scores(adversarial, rows).argmax(1) != y[rows] for name, other in models.items()}
-        for t, target in enumerate(models):
-            both = wrong[source] & right[target][rows]
-            counts[s, t], fooled[s, t] = both.sum(), (both & wrong[target]).sum()
+    fooled, counts = crossed(method, models, x, y, threat)
     bounds = [
         [wilson(k, n) for k, n in zip(*pair, strict=True)]
         for pair in zip(fooled.tolist(), counts.tolist(), strict=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ironglass.core.access import Model
@@ -69,3 +70,27 @@ def broken_by(method: Method[...], model: Model, x: Tensor, y: Tensor, threat: T
         options.pop(option.name)
     found = method.raw(model.take(rows), clean, Avoid(y[rows]), part, **options)
     return lp.project(found.detach(), clean, part, model.bounds)
+
+
+def crossed(
+    method: Method[...], models: Mapping[str, Model], x: Tensor, y: Tensor, threat: Threat
+) -> tuple[Tensor, Tensor]:
+    """Attacks every model, and tries each one's adversarial examples on all of them.
+
+    Returns:
+        How many fool the column's model, and of how many ``(models, models)``: those that source and target both label
+        right and that the attack breaks on the source.
+    """
+    right = {name: model.scores(x).argmax(1) == y for name, model in models.items()}
+    counts = torch.zeros(len(models), len(models), dtype=torch.long)
+    fooled = torch.zeros_like(counts)
+    for s, (source, model) in enumerate(models.items()):
+        rows = right[source].nonzero()[:, 0]
+        if not len(rows):
+            continue
+        found = broken_by(method, model, x, y, threat, rows)
+        wrong = {name: other.scores(found, rows).argmax(1) != y[rows] for name, other in models.items()}
+        for t, target in enumerate(models):
+            both = wrong[source] & right[target][rows]
+            counts[s, t], fooled[s, t] = both.sum(), (both & wrong[target]).sum()
+    return fooled, counts
