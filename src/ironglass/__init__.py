@@ -14,7 +14,7 @@ from ._version import __version__
 from .core.catalogue import Card, catalogue
 
 if TYPE_CHECKING:
-    from . import attack, certify, defend, explain, metric
+    from . import attack, bench, certify, defend, explain, metric
     from .audit import audit
     from .core.diagnosis import Diagnosis, Study
     from .core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Score, Smoothed, load
@@ -48,6 +48,7 @@ __all__ = [
     "__version__",
     "attack",
     "audit",
+    "bench",
     "catalogue",
     "certify",
     "defend",
@@ -65,7 +66,7 @@ _HOMES = {
     **dict.fromkeys(
         ("AttackResult", "Attribution", "Certificate", "Cost", "Estimate", "Score", "Smoothed", "load"), "core.results"
     ),
-    **dict.fromkeys(("attack", "audit", "explain", "certify", "defend", "metric"), ""),
+    **dict.fromkeys(("attack", "audit", "bench", "explain", "certify", "defend", "metric"), ""),
 }
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 M = TypeVar("M", bound="Method[Any]")
+S_co = TypeVar("S_co", bound=Study, covariant=True)
 Access = Literal["labels", "scores", "gradient", "internals", "training"]
 _defined: dict[str, Method[Any]] = {}
 
@@ -138,8 +139,8 @@ class Diagnose(Method[P]):
         return cast(Diagnosis, self._judged(model, x, y, threat, *args, **options))
 
 
-class Studies(Method[P]):
-    """A study of models on a whole set: ``unit_semantics(model, x, y)`` returns a `Study`."""
+class Studies(Method[P], Generic[P, S_co]):
+    """A study of models on a whole set: ``unit_semantics(model, x, y)`` returns a `Study`, or a kind of one."""
 
     def __call__(
         self,
@@ -149,10 +150,18 @@ class Studies(Method[P]):
         threat: Threat | None = None,
         *args: P.args,
         **options: P.kwargs,
-    ) -> Study:
+    ) -> S_co:
         """Studies one model, several, or several by name; a threat is given where the card has norms."""
         run = importlib.import_module("ironglass.run").run_study
-        return cast(Study, run(self, models, x, y, threat, *args, **options))
+        return cast(S_co, run(self, models, x, y, threat, *args, **options))
+
+
+class Experiment(Method[P], Generic[P, S_co]):
+    """An experiment without a model, such as a law of the field on a toy: ``sample_complexity()`` is a `Study`."""
+
+    def __call__(self, *args: P.args, **options: P.kwargs) -> S_co:
+        """Runs the experiment."""
+        return cast(S_co, importlib.import_module("ironglass.run").run_experiment(self, *args, **options))
 
 
 AttackFunction = Callable[Concatenate["Model", Tensor, Goal, Threat, P], Tensor]
@@ -162,7 +171,7 @@ EstimateFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], tup
 SmoothedFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], tuple[Tensor, Tensor, float]]
 MetricFunction = Callable[Concatenate["Model", Attribution, P], Score]
 DiagnoseFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Examined]
-StudyFunction = Callable[Concatenate[Mapping[str, "Model"], Tensor, Tensor, Threat | None, P], Study]
+StudyFunction = Callable[Concatenate[Mapping[str, "Model"], Tensor, Tensor, Threat | None, P], S_co]
 
 
 def _known(method: M) -> M:
@@ -256,11 +265,23 @@ def diagnose(
 
 def study(
     *, title: str, paper: str, access: Access, cost: str, **more: Any
-) -> Callable[[StudyFunction[P]], Studies[P]]:
+) -> Callable[[StudyFunction[P, S_co]], Studies[P, S_co]]:
     """Declares a study: ``f(models by name, x, y, threat, *, …) -> Study``; it sees all samples at once."""
     card = dict(title=title, paper=paper, access=access, cost=cost, **more)
 
-    def declare(function: StudyFunction[P]) -> Studies[P]:
+    def declare(function: StudyFunction[P, S_co]) -> Studies[P, S_co]:
         return _known(Studies(function, card_of(function, "study", card)))
+
+    return declare
+
+
+def experiment(
+    *, title: str, paper: str, access: Access, cost: str, **more: Any
+) -> Callable[[Callable[P, S_co]], Experiment[P, S_co]]:
+    """Declares an experiment, which takes no model, and so asks for no access: ``f(*, …) -> Study``."""
+    card = dict(title=title, paper=paper, access=access, cost=cost, **more)
+
+    def declare(function: Callable[P, S_co]) -> Experiment[P, S_co]:
+        return _known(Experiment(function, card_of(function, "experiment", card)))
 
     return declare
