@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .audit import audit
     from .core.diagnosis import Diagnosis, Study
     from .core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Score, Smoothed, load
+    from .core.training import Trained
     from .core.values import L0, L1, L2, Avoid, Bounds, Goal, Linf, Reach, Threat, Wasserstein
     from .models.adapter import Adapter, wrap
     from .run import Runner
@@ -44,6 +45,7 @@ __all__ = [
     "Smoothed",
     "Study",
     "Threat",
+    "Trained",
     "Wasserstein",
     "__version__",
     "attack",
@@ -60,6 +62,7 @@ __all__ = [
 
 _HOMES = {
     "Runner": "run",
+    "Trained": "core.training",
     "wrap": "models.adapter",
     "Adapter": "models.adapter",
     **dict.fromkeys(("Diagnosis", "Study"), "core.diagnosis"),

@@ -23,6 +23,7 @@ HOMES = {
     "metric": "metric",
     "diagnose": "metric",
     "study": "metric",
+    "train": "defend",
     "experiment": "bench",
 }
 """The family of each kind of method, where its file does not say another."""

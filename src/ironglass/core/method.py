@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, cast
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from .catalogue import Card, card_of, find
 from .diagnosis import Diagnosis, Examined, Study
 from .results import AttackResult, Attribution, Certificate, Estimate, Map, Proof, Score, Smoothed
+from .training import Recipe, Tick, Trained
 from .values import Goal, Threat
 
 if TYPE_CHECKING:
@@ -164,6 +166,37 @@ class Experiment(Method[P], Generic[P, S_co]):
         return cast(S_co, importlib.import_module("ironglass.run").run_experiment(self, *args, **options))
 
 
+class Trains(Method[P]):
+    """A training: ``trades(model, (x, y), Linf(0.1))`` returns a stronger copy of the network, `Trained`."""
+
+    def __call__(
+        self,
+        model: object,
+        data: tuple[Tensor, Tensor],
+        threat: Threat | None = None,
+        check: tuple[Tensor, Tensor] | None = None,
+        checkpoint: str | Path | None = None,
+        progress: Tick | None = None,
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> Trained:
+        """Trains a copy of the network; the one that is given is not touched.
+
+        Args:
+            model: a network, or what `wrap` made of it.
+            data: samples ``(N, *shape)`` in input units, and labels ``(N,)``. A part is kept back: by it the best epoch
+                is chosen.
+            threat: to train against.
+            check: samples and labels for the figures before and after; those kept back if None.
+            checkpoint: a file that is written after each epoch; the same call takes an interrupted training up again.
+            progress: told after each epoch ``(epochs done, epochs in all, what it came to)``.
+            args: none; options are given by name.
+            options: of the method.
+        """
+        run = importlib.import_module("ironglass.run").run_training
+        return cast(Trained, run(self, model, data, threat, check, checkpoint, progress, *args, **options))
+
+
 AttackFunction = Callable[Concatenate["Model", Tensor, Goal, Threat, P], Tensor]
 ExplainFunction = Callable[Concatenate["Model", Tensor, Tensor, P], Tensor | Map]
 CertifyFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Tensor | Proof]
@@ -172,6 +205,8 @@ SmoothedFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], tup
 MetricFunction = Callable[Concatenate["Model", Attribution, P], Score]
 DiagnoseFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Examined]
 StudyFunction = Callable[Concatenate[Mapping[str, "Model"], Tensor, Tensor, Threat | None, P], S_co]
+
+TrainFunction = Callable[Concatenate[Threat | None, P], Recipe]
 
 
 def _known(method: M) -> M:
@@ -283,5 +318,17 @@ def experiment(
 
     def declare(function: Callable[P, S_co]) -> Experiment[P, S_co]:
         return _known(Experiment(function, card_of(function, "experiment", card)))
+
+    return declare
+
+
+def train(
+    *, title: str, paper: str, access: Access, norms: tuple[str, ...], cost: str, **more: Any
+) -> Callable[[TrainFunction[P]], Trains[P]]:
+    """Declares a training: ``f(threat, *, …) -> Recipe``, the loss of a batch and the course of the loop."""
+    card = dict(title=title, paper=paper, access=access, norms=norms, cost=cost, **more)
+
+    def declare(function: TrainFunction[P]) -> Trains[P]:
+        return _known(Trains(function, card_of(function, "train", card)))
 
     return declare

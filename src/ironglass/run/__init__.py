@@ -2,5 +2,6 @@
 
 from .runner import Runner, run
 from .study import run_experiment, run_study
+from .training import run_training
 
-__all__ = ["Runner", "run", "run_experiment", "run_study"]
+__all__ = ["Runner", "run", "run_experiment", "run_study", "run_training"]
