@@ -14,10 +14,10 @@ from ._version import __version__
 from .core.catalogue import Card, catalogue
 
 if TYPE_CHECKING:
-    from . import attack, certify, defend, explain, metric
+    from . import attack, bench, certify, defend, explain, metric
     from .audit import audit
     from .core.diagnosis import Diagnosis, Study
-    from .core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Score, load
+    from .core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Score, Smoothed, load
     from .core.training import Trained
     from .core.values import L0, L1, L2, Avoid, Bounds, Goal, Linf, Reach, Threat, Wasserstein
     from .models.adapter import Adapter, wrap
@@ -42,6 +42,7 @@ __all__ = [
     "Reach",
     "Runner",
     "Score",
+    "Smoothed",
     "Study",
     "Threat",
     "Trained",
@@ -49,6 +50,7 @@ __all__ = [
     "__version__",
     "attack",
     "audit",
+    "bench",
     "catalogue",
     "certify",
     "defend",
@@ -65,9 +67,9 @@ _HOMES = {
     "Adapter": "models.adapter",
     **dict.fromkeys(("Diagnosis", "Study"), "core.diagnosis"),
     **dict.fromkeys(
-        ("AttackResult", "Attribution", "Certificate", "Cost", "Estimate", "Score", "load"), "core.results"
+        ("AttackResult", "Attribution", "Certificate", "Cost", "Estimate", "Score", "Smoothed", "load"), "core.results"
     ),
-    **dict.fromkeys(("attack", "audit", "explain", "certify", "defend", "metric"), ""),
+    **dict.fromkeys(("attack", "audit", "bench", "explain", "certify", "defend", "metric"), ""),
 }
 
 

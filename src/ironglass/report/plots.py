@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from ironglass.core.catalogue import catalogue
+from ironglass.core.diagnosis import Study
 from ironglass.core.errors import InputError
 from ironglass.core.results import AttackResult, Attribution, Result
+
+from .figures import figure
 
 Array = NDArray[np.float64]
 SIDE = 2.1
@@ -42,10 +45,15 @@ def plot(*results: Result, rows: int = 6, names: Sequence[str] = ()) -> Figure:
             raise InputError("the attributions are of different samples", "plot those of the same samples together")
         draw = _maps if all(map(_drawable, attributions)) else _bars
         return draw(attributions, rows, names)
+    charts = results[0].charts() if len(results) == 1 and isinstance(results[0], Study) else ()
+    if charts:
+        return figure(charts[0])
     if len(results) == 1 and isinstance(results[0], AttackResult) and _drawable(results[0]):
         return _attacked(results[0], rows, names)
     kinds = ", ".join(sorted({type(result).__name__ for result in results})) or "nothing"
-    raise InputError(f"there is no figure of {kinds}", "plot attributions, or one attack on pictures")
+    raise InputError(
+        f"there is no figure of {kinds}", "plot attributions, one attack on pictures, or a study with figures"
+    )
 
 
 def png(*results: Result) -> bytes:
