@@ -29,6 +29,7 @@ CALLS = {
     "diagnose": "model, x, y, ig.{norm}({eps})",
     "study": "models, x, y{threat}",
     "experiment": "",
+    "train": "model, (x, y){threat}",
 }
 LINES = {
     "attack": "--norm {low} --eps {eps}",
@@ -37,6 +38,7 @@ LINES = {
     "estimate": "--norm {low} --eps {eps}",
     "smoothed": "--norm {low} --eps {eps}",
     "diagnose": "--norm {low} --eps {eps}",
+    "train": "{threat}--save strong.safetensors -o report.html",
     "experiment": "-o {name}.html",
 }
 CLASSES = 10
@@ -108,7 +110,8 @@ def example(card: Card) -> str:
     low, eps = _threat(card)
     models = "" if card.decorator == "experiment" else "net.py:make --data test.npz "
     line = f"ironglass {card.family} {card.name} {models}"
-    return line + LINES[card.decorator].format(low=low, eps=eps, name=card.name)
+    threat = f"--norm {low} --eps {eps} " if card.norms else ""
+    return line + LINES[card.decorator].format(low=low, eps=eps, name=card.name, threat=threat)
 
 
 def python(card: Card) -> str:
