@@ -118,8 +118,8 @@ def cost(options: argparse.Namespace) -> None:
                 return self.net(x)
 
         classifier = PyTorchClassifier(
-            Whole(), nn.CrossEntropyLoss(), (1, 28, 28), 10, torch.optim.Adam(net.parameters(), 1e-3), clip_values=(0, 1),
-            device_type="cpu",
+            Whole(), nn.CrossEntropyLoss(), (1, 28, 28), 10, torch.optim.Adam(net.parameters(), 1e-3),
+            clip_values=(0, 1), device_type="cpu",
         )  # fmt: skip
         samples, labels = data[0].numpy(), F.one_hot(data[1], 10).float().numpy()
         cpu = time.process_time()

@@ -74,6 +74,12 @@ def adversarial_training(
 
     Raises:
         InputError: if an option is out of range, or the attack does not fit the threat.
+    Example:
+        >>> import torch, ironglass as ig
+        >>> x, y = torch.rand(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+        >>> strong = ig.defend.adversarial_training(torch.nn.Linear(4, 2), (x, y), ig.Linf(0.05), epochs=2)
+        >>> len(strong.history), strong.table().columns
+        (3, ('accuracy', 'before', 'after'))
     """
     if objective not in ("worst", "mix", "sum") or not 0 <= alpha <= 1:
         raise InputError(f"objective='{objective}', alpha={alpha}", "worst, mix or sum, and 0 ≤ alpha ≤ 1")
