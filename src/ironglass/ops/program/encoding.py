@@ -15,7 +15,7 @@ outside and only have to hold; `Tighten` improves them as the program grows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -95,7 +95,7 @@ class Program:
         self._right: list[Vector] = []
         self.lower, self.upper, self.whole = np.zeros(0), np.zeros(0), np.zeros(0, dtype=bool)
         self.pieces = 0
-        one = {i: _row(value, row) for i, value in limits.items()}
+        one = {i: value.take(slice(row, row + 1)) for i, value in limits.items()}
         values: dict[int, Expression] = {}
         for index, step in enumerate(graph.steps):
             inputs = [values[i] for i in step.inputs]
@@ -323,16 +323,6 @@ class Program:
         if self._tighten is not None and len(open_):
             lower[open_], upper[open_] = self._tighten(self, value[open_], lower[open_], upper[open_])
         return lower, upper
-
-
-def _row(value: Interval, row: int) -> Interval:
-    """The limits of one sample, as a batch of one."""
-    one = slice(row, row + 1)
-    ball = value.ball
-    if ball is not None:
-        parts = {name: getattr(ball, name) for name in ("centre", "scale", "noise")}
-        ball = replace(ball, **{name: part[one] if len(part) > 1 else part for name, part in parts.items()})
-    return Interval(value.lower[one], value.upper[one], ball)
 
 
 def _product(weight: Matrix, rows: Matrix) -> Matrix:
