@@ -139,8 +139,9 @@ def load(path: str | Path) -> Result:
     from safetensors import SafetensorError, safe_open
 
     from .diagnosis import Check, Diagnosis, Study  # which builds on this module
+    from .sandwich import Sandwich
 
-    known = (AttackResult, Attribution, Certificate, Estimate, Smoothed, Score, Diagnosis, Study)
+    known = (AttackResult, Attribution, Certificate, Estimate, Smoothed, Score, Diagnosis, Study, Sandwich)
     kinds: dict[str, type[Result]] = {kind.__name__: kind for kind in known}
     try:
         with safe_open(str(path), framework="pt") as file:

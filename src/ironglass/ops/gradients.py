@@ -3,8 +3,8 @@ r"""Which gradients a network's scores can have anywhere in a region: intervals 
 A row of the output is multiplied by the derivative of each step, last first. A straight step's derivative is its
 matrix; of a nonlinear one it lies, value by value, in an interval that the limits of its input give: 0 or 1 for a ReLU
 that is settled, [0, 1] for one that may switch. So entries become intervals :math:`m \pm r`, and :math:`m W \pm r |W|`
-behind a straight step. This is the recursion of Fast-Lip (Weng et al. 2018, section 4.3), from the output to the input rather
-than the other way, which holds a row a score and not one a neuron; both agree for one hidden layer.
+behind a straight step. This is the recursion of Fast-Lip (Weng et al. 2018, section 4.3), from the output to the input
+rather than the other way, which holds a row a score and not one a neuron; both agree for one hidden layer.
 
 By the mean value theorem a score moves by no more than such a gradient times the move of the input.
 """
