@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .audit import audit
     from .core.diagnosis import Diagnosis, Study
     from .core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Score, Smoothed, load
+    from .core.sandwich import Sandwich
     from .core.training import Trained
     from .core.values import L0, L1, L2, Avoid, Bounds, Goal, Linf, Reach, Threat, Wasserstein
     from .models.adapter import Adapter, wrap
@@ -41,6 +42,7 @@ __all__ = [
     "Linf",
     "Reach",
     "Runner",
+    "Sandwich",
     "Score",
     "Smoothed",
     "Study",
@@ -65,6 +67,7 @@ _HOMES = {
     "Trained": "core.training",
     "wrap": "models.adapter",
     "Adapter": "models.adapter",
+    "Sandwich": "core.sandwich",
     **dict.fromkeys(("Diagnosis", "Study"), "core.diagnosis"),
     **dict.fromkeys(
         ("AttackResult", "Attribution", "Certificate", "Cost", "Estimate", "Score", "Smoothed", "load"), "core.results"

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,6 +54,11 @@ class Ball:
     norm: Norm
     eps: float
 
+    def take(self, rows: Tensor) -> Ball:
+        """Returns the balls of those samples."""
+        scale = self.scale if len(self.scale) == 1 else self.scale[rows]
+        return Ball(self.centre[rows], scale, self.noise[rows], self.norm, self.eps)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Interval:
@@ -63,10 +68,22 @@ class Interval:
     upper: Tensor
     ball: Ball | None = None
 
+    def take(self, rows: Tensor | slice) -> Interval:
+        """Returns the limits of those samples."""
+        ball = self.ball
+        if ball is not None:
+            parts = {name: getattr(ball, name) for name in ("centre", "scale", "noise")}
+            ball = replace(ball, **{name: part[rows] if len(part) > 1 else part for name, part in parts.items()})
+        return Interval(self.lower[rows], self.upper[rows], ball)
+
     def split(self) -> tuple[Tensor, Tensor]:
         """Returns midpoint and radius."""
         middle = self.lower.lerp(self.upper, 0.5)
         return middle, self.upper - middle
+
+    def take(self, rows: Tensor) -> Interval:
+        """Returns the intervals of those samples."""
+        return Interval(self.lower[rows], self.upper[rows], None if self.ball is None else self.ball.take(rows))
 
     def largest(self) -> Tensor:
         """Returns the largest absolute value."""
