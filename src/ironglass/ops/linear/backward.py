@@ -152,6 +152,7 @@ def lower(
     at: int | None = None,
     alphas: Mapping[int, Tensor] | None = None,
     betas: Mapping[int, Tensor] | None = None,
+    trace: dict[int, Tensor] | None = None,
 ) -> Tensor:
     r"""Returns sound lower bounds of ``rows · values`` of a step over a region, float64 ``(N, R)``.
 
@@ -164,6 +165,7 @@ def lower(
             ``choice``.
         betas: by nonlinear step ``(N, 1 or R, *shape)``, subtracted from the rows of its input: for a multiplier
             :math:`\beta \ge 0` of the constraint :math:`s z \ge 0`, give :math:`\beta s`.
+        trace: filled with the rows at the output of each nonlinear step, and with those at the input as step 0.
     """
     graph, end = relaxed.graph, len(relaxed.graph.steps) - 1 if at is None else at
     waiting = {end: rows}
@@ -173,6 +175,8 @@ def lower(
         if index not in waiting:
             continue
         step, a = graph.steps[index], waiting.pop(index)
+        if trace is not None and isinstance(step.op, Nonlinear):
+            trace[index] = a
         if isinstance(step.op, Nonlinear):
             alpha = None if alphas is None else alphas.get(index)
             part, gain = _through(a, relaxed.lines[index], graph.steps[step.inputs[0]].shape, alpha)
@@ -195,6 +199,8 @@ def lower(
                 total = total - dot(waiting[i].abs(), relaxed.values[i].largest() * (2 * eps_of(part.dtype)))
             else:
                 waiting[i] = part
+    if trace is not None and waiting:
+        trace[0] = waiting[0]
     return total + least(waiting[0], start, unit) if waiting else total
 
 
