@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ironglass.core.errors import InputError, IronglassWarning, extra
 
 from .onnx import OnnxNetwork, onnx_network
+from .onnx.parts import LIVE, Call, Reshape
 
 if TYPE_CHECKING:
     from .adapter import Adapter
@@ -75,17 +76,24 @@ class OnnxFunction:
 
     def bare(self, x: Array) -> Array:
         """Returns the scores of inputs that are normalized already."""
-        x = x.transpose(0, 2, 3, 1) if self.last else x
-        x = np.ascontiguousarray(x, dtype=self._type)
-        size = self._batch or len(x)
-        out = np.concatenate([self._run(x[start : start + size], size) for start in range(0, len(x), size)])
+        out = self.given(x.transpose(0, 2, 3, 1) if self.last else x)
         out = out.astype(np.float32) if out.dtype == np.float16 else out
         return np.log(np.maximum(out, _FLOOR)) if self.softmax else out
 
-    def network(self) -> OnnxNetwork:
+    def given(self, x: Array) -> Array:
+        """Returns the file's own outputs, flat, for inputs as the file orders them."""
+        x = np.ascontiguousarray(x, dtype=self._type)
+        size = self._batch or len(x)
+        return np.concatenate([self._run(x[start : start + size], size) for start in range(0, len(x), size)])
+
+    @property
+    def own(self) -> tuple[int, ...]:
+        """The shape of one sample as the file orders it."""
+        return (*self.shape[1:], self.shape[0]) if self.last else self.shape
+
+    def network(self, logits: bool = True) -> OnnxNetwork:
         """Returns the graph as a network that takes inputs as the file orders them."""
-        own = (*self.shape[1:], self.shape[0]) if self.last else self.shape
-        return onnx_network(self.path, own, self._output)
+        return onnx_network(self.path, self.own, self._output, logits)
 
     def points(self) -> Array:
         """Returns random inputs: half from [0, 1], half normal."""
@@ -157,28 +165,48 @@ def onnx_model(
     return wrap(net, **(found | options))
 
 
+def exact_network(path: Path) -> tuple[nn.Module, tuple[int, ...], Callable[[Tensor], Tensor]]:
+    """Returns a file's network, the shape of its input, and ONNX Runtime as a function beside it.
+
+    Both take and give values as the file orders them, and nothing is left out, so that properties of the file are
+    properties of the network. It is frozen.
+
+    Raises:
+        InputError: if an operator is not known, or ONNX Runtime gives other values.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no file {path}", "give an ONNX file")
+    function = OnnxFunction(path)
+    points = function.points()
+    points = points.transpose(0, 2, 3, 1) if function.last else points
+    net = _compared(function.network(logits=False), points, function.given(points)).requires_grad_(False)
+    return net, function.own, lambda x: torch.as_tensor(function.given(x.numpy()))
+
+
 def _network(function: OnnxFunction) -> nn.Module:
     """The file as a network that takes what the function takes, and gives its scores.
 
     Raises:
         InputError: if it cannot be had, or ONNX Runtime gives other scores.
     """
-    from .onnx.parts import LIVE, Call, Reshape
-
     if len(function.shape) == 2 and any(isinstance(value, np.ndarray) and value.ndim for value in function.normal):
         raise InputError("one mean a row is not known for networks", "give numbers")
     net: nn.Module = function.network()
     if function.last:
         net = nn.Sequential(Call(torch.permute, LIVE, (0, 2, 3, 1)), net).eval()
+    points = function.points()
+    return _compared(net, points, function.bare(points), softmax=function.softmax)
+
+
+def _compared(net: nn.Module, points: Array, theirs: Array, softmax: bool = False) -> nn.Module:
+    """The network with a flat output, once it is known to repeat ONNX Runtime."""
     with torch.no_grad():
-        x = torch.as_tensor(function.points())
-        out = net(x)
+        out = net(torch.as_tensor(np.ascontiguousarray(points)))
     if out.ndim != 2:
         net, out = nn.Sequential(net, Reshape((out[0].numel(),))).eval(), out.flatten(1)
-    ours = out.log_softmax(1) if function.softmax else out
-    theirs = torch.as_tensor(function.bare(x.numpy()))
-    scale = float(theirs.abs().nan_to_num(0, 0, 0).amax())
-    if ours.shape != theirs.shape or not torch.allclose(ours, theirs.to(ours), rtol=1e-3, atol=1e-4 * scale + 1e-6):
+    ours, given = out.log_softmax(1) if softmax else out, torch.as_tensor(theirs).to(out)
+    scale = float(given.abs().nan_to_num(0, 0, 0).amax())
+    if ours.shape != given.shape or not torch.allclose(ours, given, rtol=1e-3, atol=1e-4 * scale + 1e-6):
         raise InputError("as a network it gives other scores than ONNX Runtime", "report it with the file")
     return net
 

@@ -59,13 +59,16 @@ class OnnxNetwork(nn.Module):
         return values[self.output]
 
 
-def onnx_network(path: str | Path, shape: Sequence[int] | None = None, output: str | None = None) -> OnnxNetwork:
+def onnx_network(
+    path: str | Path, shape: Sequence[int] | None = None, output: str | None = None, logits: bool = True
+) -> OnnxNetwork:
     """Reads an ONNX file as a PyTorch network, for a batch of any size.
 
     Args:
         path: the file.
         shape: of one sample as the file orders it; the file's own where None.
-        output: the name of the output; the first where None. A softmax that gives it is left out.
+        output: the name of the output; the first where None.
+        logits: leave out a softmax that gives the output.
 
     Raises:
         Refused: if an operator, or an attribute of one, is not known; names it.
@@ -76,7 +79,7 @@ def onnx_network(path: str | Path, shape: Sequence[int] | None = None, output: s
     except ImportError:
         raise extra("onnx", "onnx") from None
     model = onnx.load(str(path))
-    return _Reader(onnx, model).network(shape, output)
+    return _Reader(onnx, model).network(shape, output, logits)
 
 
 class _Reader:
@@ -93,7 +96,7 @@ class _Reader:
         self._parts: dict[str, nn.Module] = {}
         self._wires: list[Wire] = []
 
-    def network(self, shape: Sequence[int] | None, output: str | None) -> OnnxNetwork:
+    def network(self, shape: Sequence[int] | None, output: str | None, logits: bool) -> OnnxNetwork:
         """Returns the network that leads to an output."""
         entry = next((item for item in self._graph.input if item.name not in self._values), None)
         if entry is None:
@@ -102,7 +105,8 @@ class _Reader:
         nodes = self._needed(end)
         self._probe(entry, shape)
         for node in nodes:
-            if node.op_type == "Softmax" and end in node.output and self._values[node.input[0]].ndim == 2:
+            last = node.op_type == "Softmax" and end in node.output
+            if last and logits and self._values[node.input[0]].ndim == 2:
                 end = node.input[0]
             else:
                 self._write(node)

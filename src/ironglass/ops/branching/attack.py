@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,14 +13,16 @@ from .witness import Witness
 STEPS, HELD = 60, 1 << 22
 
 
-def falsified(problem: Problem, witness: Witness, budget: Budget, *, restarts: int = 16, seed: int = 0) -> Settled | None:
+def falsified(
+    problem: Problem, witness: Witness, budget: Budget, *, restarts: int = 16, seed: int = 0
+) -> Settled | None:
     r"""Searches for a counterexample; returns one, or None.
 
     From random points, corners and the centre of the box, the best of each case go on:
 
     .. math:: x \leftarrow \Pi\bigl(x - \alpha_t\, r \odot \mathrm{sign} \nabla \max_i (A y - b)_i\bigr)
 
-    with r half the box's sides and :math:`\alpha_t` falling from 1/2 to 1/50 on a cosine. Every point on the way counts.
+    with r half the box's sides and :math:`\alpha_t` falling from 1/2 to 1/50 on a cosine. Each point on the way counts.
 
     Args:
         problem: the network and its cases.
@@ -68,11 +72,11 @@ def _descended(
         with torch.enable_grad():
             excess = ((rows @ problem.net(x)[..., None])[..., 0] - limits).amax(1)
             (slope,) = torch.autograd.grad(excess.nan_to_num().sum(), x)
-        for case in owner[excess.detach() <= 0].unique().tolist():
+        for case in sorted(set(owner[excess.detach() <= 0].tolist())):
             own = x.detach()[(owner == case) & (excess.detach() <= 0)]
             place = witness.first(problem.cases[case], own)
             if place is not None:
                 return Settled(-torch.inf, own[place : place + 1], case, "an attack breaks it")
-        size = 0.02 + 0.48 * (1 + torch.cos(torch.tensor(torch.pi * step / STEPS)).item()) / 2
+        size = 0.02 + 0.48 * (1 + math.cos(math.pi * step / STEPS)) / 2
         x = torch.minimum(torch.maximum(x.detach() - size * reach * slope.sign(), low), high)
     return None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ironglass.ops.bounds import Interval
+from ironglass.ops.graph import Graph
 from ironglass.ops.linear import intervals, lower, relax
 
 from .problem import Budget, Problem, Settled
@@ -35,7 +36,7 @@ class _Open:
         return _Open(*(torch.cat([getattr(first, name), getattr(second, name)]) for name in names))
 
 
-def by_boxes(problem: Problem, witness: Witness, budget: Budget) -> Settled:
+def by_boxes(problem: Problem, graph: Graph, witness: Witness, budget: Budget) -> Settled:
     r"""Halves boxes until every part of every case is settled.
 
     A part is settled for a case where one of its rows is bounded above its limit. The side that is cut is the one with
@@ -44,38 +45,33 @@ def by_boxes(problem: Problem, witness: Witness, budget: Budget) -> Settled:
 
     Args:
         problem: the network and its cases.
+        graph: of the network.
         witness: the judge of counterexamples.
         budget: to keep to.
     """
     start = problem.start
-    todo, found = _bounded(problem, witness, start.lower.flatten(1), start.upper.flatten(1), None)
+    todo, found = _bounded(problem, graph, witness, start.lower.flatten(1), start.upper.flatten(1), None)
     budget.charge(1, 0, "boxes")
-    proven = float(todo.bound.amin()) if len(todo.low) == 0 else torch.inf
-    least = todo.bound.amin() if todo.bound.numel() else torch.tensor(torch.inf)
     proven = torch.inf
-    if found is not None:
-        return found
-    while True:
-        open_rows = (~(todo.bound > 0)).any(1)
-        if bool((~open_rows).any()):
-            proven = min(proven, float(todo.bound[~open_rows].amin()))
-        todo = todo.take(open_rows.nonzero()[:, 0])
+    while found is None:
+        settled = (todo.bound > 0).all(1)
+        if bool(settled.any()):
+            proven = min(proven, float(todo.bound[settled].amin()))
+            todo = todo.take((~settled).nonzero()[:, 0])
         if not len(todo.low):
             return Settled(proven, None, -1, f"{budget.used} boxes")
-        least = todo.bound.amin()
+        least = float(todo.bound.amin())
         if budget.spent:
-            return Settled(float(least), None, -1, f"{len(todo.low)} of {budget.used} boxes are open", spent=True)
-        order = todo.bound.amin(1).argsort()
+            return Settled(least, None, -1, f"{len(todo.low)} of {budget.used} boxes are open", spent=True)
+        order = todo.bound.amin(1).argsort(stable=True)
         part, todo = todo.take(order[:BATCH]), todo.take(order[BATCH:])
         low, high, stuck = _halved(part)
         if bool(stuck.any()):
-            return Settled(float(least), None, -1, "a box that is open is as small as the inputs' precision")
-        done = part.bound.repeat(2, 1)
-        fresh, found = _bounded(problem, witness, low, high, done)
+            return Settled(least, None, -1, "a box that is open is as small as the inputs' precision")
+        fresh, found = _bounded(problem, graph, witness, low, high, part.bound.repeat(2, 1))
         budget.charge(len(low), len(todo.low), "boxes")
-        if found is not None:
-            return found
         todo = _Open.joined(todo, fresh)
+    return found
 
 
 def _halved(part: _Open) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,48 +86,37 @@ def _halved(part: _Open) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _bounded(
-    problem: Problem, witness: Witness, low: Tensor, high: Tensor, known: Tensor | None
+    problem: Problem, graph: Graph, witness: Witness, low: Tensor, high: Tensor, known: Tensor | None
 ) -> tuple[_Open, Settled | None]:
     """Bounds boxes, and tries their centres and worst corners. A parent's bound holds for its parts as well."""
-    shape, count = problem.shape, len(low)
+    count, shape = len(low), problem.shape
     cases, most = problem.rows.shape[:2]
     box = Interval(low.reshape(count, *shape), high.reshape(count, *shape))
     with torch.no_grad():
-        lines = relax(problem.graph, intervals(problem.graph, box))
-    ends = [low.reshape(count, *shape).clone().requires_grad_(), high.reshape(count, *shape).clone().requires_grad_()]
-    with torch.enable_grad():
-        rows = problem.rows.flatten(0, 1).expand(count, -1, -1)
-        found = lower(Interval(*ends), rows, lines).reshape(count, cases, most)
-        over = found.detach() - problem.limits - problem.excess_slack
-        bound, best = over.max(2)
-        bound = torch.where(bound.isnan(), -torch.inf, bound)
-        bound = bound if known is None else torch.maximum(bound, known)
-        worst = torch.where(bound > 0, torch.inf, bound).argmin(1)
-        picked = found[torch.arange(count), worst, best[torch.arange(count), worst]]
-        down, up = (grad.flatten(1) for grad in torch.autograd.grad(picked.sum(), ends))
-    # with A the row at the input, the bound's slopes to the ends are (A + |A|) / 2 and (A - |A|) / 2
-    weight = (down - up).nan_to_num(0.0)
-    side = (weight * (high - low) + (high - low) * 1e-9).argmax(1)
-    corner = torch.where(down + up > 0, low, high)
-    return _Open(low, high, bound, side), _tried(problem, witness, low, high, corner, bound, worst)
+        lines = relax(graph, intervals(graph, box))
+        trace: dict[int, Tensor] = {}
+        found = lower(box, problem.rows.flatten(0, 1).expand(count, -1, -1), lines, trace=trace)
+        bound, best = problem.over(found.reshape(count, cases, most)).max(2)
+    bound = bound if known is None else torch.maximum(bound, known)
+    worst = torch.where(bound > 0, torch.inf, bound).argmin(1)
+    every = torch.arange(count)
+    row = trace[0].flatten(2)[every, worst * most + best[every, worst]].nan_to_num(0.0)
+    side = ((row.abs() + row.abs().mean(1, keepdim=True) * 1e-3 + 1e-30) * (high - low)).argmax(1)
+    still = ~(bound > 0).all(1)
+    corner = torch.where(row > 0, low, high)[still]
+    points = torch.cat([corner, low.lerp(high, 0.5)[still]])
+    return _Open(low, high, bound, side), _tried(problem, witness, points, float(bound.amin()))
 
 
-def _tried(
-    problem: Problem, witness: Witness, low: Tensor, high: Tensor, corner: Tensor, bound: Tensor, worst: Tensor
-) -> Settled | None:
-    own_low, own_high = problem.cases[0].rounded(problem.dtype)
-    open_rows = (~(bound > 0)).any(1)
-    for points in (corner[open_rows], low.lerp(high, 0.5)[open_rows]):
-        points = torch.minimum(torch.maximum(points.to(problem.dtype), own_low), own_high)
-        points = points.reshape(len(points), *problem.shape)
-        if not len(points):
-            continue
-        with torch.no_grad():
-            outputs = problem.net(points)
-        for index, case in enumerate(problem.cases):
-            likely = points[case.excess(outputs) <= 0]
-            place = witness.first(case, likely) if len(likely) else None
-            if place is not None:
-                return Settled(float(bound.amin()), likely[place : place + 1], index, "a box's corner or centre breaks it")
-    _ = worst
+def _tried(problem: Problem, witness: Witness, points: Tensor, bound: float) -> Settled | None:
+    if not len(points):
+        return None
+    points = problem.inside(points.reshape(len(points), *problem.shape))
+    with torch.no_grad():
+        outputs = problem.net(points)
+    for index, case in enumerate(problem.cases):
+        likely = points[case.excess(outputs) <= 0]
+        place = witness.first(case, likely) if len(likely) else None
+        if place is not None:
+            return Settled(bound, likely[place : place + 1], index, "a box's corner or centre breaks it")
     return None

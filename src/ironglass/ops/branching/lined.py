@@ -86,14 +86,23 @@ class Lined:
 
     def corner(self, pulled: Pulled) -> Tensor:
         """Returns the input of the box that each bound is attained at, in the lines ``(N, R, *shape)``."""
-        rows = pulled.rows.get(0)
+        rows, ball = pulled.rows.get(0), self.start.ball
         if rows is None:
             return self.start.lower[:, None].expand(*pulled.bound.shape, *self.start.lower.shape[1:])
-        return torch.where(rows > 0, self.start.lower[:, None], self.start.upper[:, None])
+        if ball is None:
+            return torch.where(rows > 0, self.start.lower[:, None], self.start.upper[:, None])
+        steep = rows * ball.scale[:, None].to(rows)
+        if ball.norm == "l2":
+            length = steep.flatten(2).norm(dim=2).clamp(min=1e-30)
+            way = steep / length.reshape(*length.shape, *(1,) * (rows.ndim - 2))
+        else:
+            flat = steep.flatten(2)
+            first = flat.abs().argmax(2, keepdim=True)
+            way = torch.zeros_like(flat).scatter(2, first, flat.gather(2, first).sign()).reshape(steep.shape)
+        nearest: Tensor = ball.centre[:, None] - ball.eps * ball.scale[:, None].to(rows) * way
+        return nearest
 
-    def push(
-        self, relaxed: Relaxed, x: Tensor, pulled: Pulled, alphas: Mapping[int, Tensor], keep: set[int]
-    ) -> ByStep:
+    def push(self, relaxed: Relaxed, x: Tensor, pulled: Pulled, alphas: Mapping[int, Tensor], keep: set[int]) -> ByStep:
         """Returns the values of some steps ``(N, R, *shape)`` where points pass the lines that the rows chose."""
         graph, lead = relaxed.graph, x.shape[:2]
         values: ByStep = {0: x}
@@ -103,7 +112,8 @@ class Lined:
             inputs = [values[i] for i in step.inputs]
             if isinstance(step.op, Affine | Sum | Cat):
                 flat = [value.flatten(0, 1) for value in inputs]
-                values[index] = step.op(*flat).unflatten(0, lead)
+                out = step.op(*flat)
+                values[index] = out.reshape(*lead, *out.shape[1:])
             else:
                 lines, a = relaxed.lines[index], pulled.rows.get(index)
                 assert isinstance(lines, Lines)

@@ -85,60 +85,72 @@ class Problem:
     r"""A network and cases on one box: is there an input in it, and a case, with :math:`A y \le b`?
 
     Args:
-        net: takes ``(n, *shape)``; frozen, in eval mode.
-        graph: of it.
+        net: takes ``(n, *shape)`` and gives ``(n, outputs)``; frozen, in eval mode.
         cases: that share a box.
         shape: of one input.
-        dtype: that the network computes in.
-        start: the box, as the graph's bounds take it: no smaller than the exact one.
-        rows: of all cases ``(cases, most rows, outputs)`` in the graph's dtype; a case with fewer repeats its last.
+        start: the box, as bounds take it: no smaller than the exact one.
+        rows: of all cases ``(cases, most rows, outputs)`` in the dtype of bounds; a case with fewer repeats its last.
         limits: float64 ``(cases, most rows)``.
     """
 
     net: nn.Module
-    graph: Graph
     cases: Sequence[Case]
     shape: tuple[int, ...]
-    dtype: torch.dtype
     start: Interval
     rows: Tensor
     limits: Tensor
 
     @property
-    def excess_slack(self) -> Tensor:
-        """What subtracting the limits may round."""
-        return self.limits.abs() * 2.0**-50
+    def dtype(self) -> torch.dtype:
+        """That the network computes in."""
+        held = (p for p in [*self.net.parameters(), *self.net.buffers()] if p.is_floating_point())
+        return next(held, self.rows).dtype
+
+    def over(self, bounds: Tensor, case: Tensor | slice = slice(None)) -> Tensor:
+        """Returns how far bounds of rows ``(n, most rows)`` are above their limits at least; NaN counts as nothing."""
+        limits = self.limits[case]
+        found = bounds - limits - limits.abs() * 2.0**-50
+        return torch.where(found.isnan(), -torch.inf, found)
+
+    def inside(self, points: Tensor) -> Tensor:
+        """Returns points ``(n, *shape)`` moved into the exact box, in the network's dtype."""
+        low, high = (end.reshape(1, *self.shape) for end in self.cases[0].rounded(self.dtype))
+        return torch.minimum(torch.maximum(points.to(low), low), high)
+
+    def graph(self) -> Graph:
+        """Returns the network's graph.
+
+        Raises:
+            InputError: if the network has an operator that cannot be bounded.
+        """
+        ends = torch.cat([self.start.lower, self.start.upper]).to(self.dtype)
+        return capture(self.net, ends, self.rows.dtype)
 
 
-def make_problem(net: nn.Module, cases: Sequence[Case], shape: tuple[int, ...]) -> Problem:
-    """Returns the problem, with the network's graph.
-
-    The graph is written in float64 where the rows or the network need it.
+def make_problem(net: nn.Module, cases: Sequence[Case], shape: tuple[int, ...], double: bool = False) -> Problem:
+    """Returns the problem of cases that share a box.
 
     Args:
         net: takes ``(n, *shape)``; frozen, in eval mode.
         cases: that share a box.
         shape: of one input.
-
-    Raises:
-        InputError: if the network has an operator that cannot be bounded.
+        double: bound in float64, as is done anyway where the network or a row needs it.
     """
     held = next((p for p in [*net.parameters(), *net.buffers()] if p.is_floating_point()), torch.zeros(()))
-    box = cases[0]
-    most = max(len(case.weights) for case in cases)
-    rows = torch.stack([_filled(case.weights, most) for case in cases])
-    limits = torch.stack([_filled(case.limits, most) for case in cases])
+    most = max(1, *(len(case.weights) for case in cases))
+    rows = torch.stack([_filled(case.weights, most, 0.0) for case in cases])
+    limits = torch.stack([_filled(case.limits, most, torch.inf) for case in cases])
     exact = bool((rows.to(held.dtype).double() == rows).all())
-    dtype = held.dtype if exact else torch.float64
-    low, high = outward(box.lower, dtype), -outward(-box.upper, dtype)
-    ends = torch.stack([low, high]).reshape(2, *shape).to(held.dtype)
-    graph = capture(net, ends, dtype)
+    dtype = held.dtype if exact and not double else torch.float64
+    low, high = outward(cases[0].lower, dtype), -outward(-cases[0].upper, dtype)
     start = Interval(low.reshape(1, *shape), high.reshape(1, *shape))
-    return Problem(net, graph, tuple(cases), shape, held.dtype, start, rows.to(dtype), limits)
+    return Problem(net, tuple(cases), shape, start, rows.to(dtype), limits)
 
 
-def _filled(rows: Tensor, most: int) -> Tensor:
-    return torch.cat([rows, rows[-1:].expand(most - len(rows), *rows.shape[1:])])
+def _filled(rows: Tensor, most: int, empty: float) -> Tensor:
+    """As many rows as the most, the last one again; where there is none, one that nothing can be proven of."""
+    last = rows[-1:] if len(rows) else rows.new_full((1, *rows.shape[1:]), empty)
+    return torch.cat([rows, last.expand(most - len(rows), *rows.shape[1:])])
 
 
 def outward(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ironglass.ops.bounds import Interval
-from ironglass.ops.linear import Lines, Relaxed
+from ironglass.ops.graph import Graph
+from ironglass.ops.linear import Lines
 
 from .ascent import Raised, raised
 from .choice import Choice, chosen
 from .leaf import at_leaf
-from .lined import ByStep, Lined
+from .lined import ByStep, Lined, lined
 from .problem import Budget, Problem, Settled
 from .witness import Witness
 
@@ -80,19 +81,18 @@ class _Search:
 
     problem: Problem
     net: Lined
-    witness: Witness
+    witness: Witness | None
     budget: Budget
     effort: Effort
     proven: float = torch.inf
     seen: float = torch.inf
     open_leaves: int = 0
     found: Settled | None = None
-    rows: Tensor = field(init=False)
-    limits: Tensor = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.rows = self.problem.rows
-        self.limits = self.problem.limits
+    @property
+    def rows(self) -> Tensor:
+        """Of the cases."""
+        return self.problem.rows
 
     @property
     def goal(self) -> float:
@@ -101,11 +101,12 @@ class _Search:
 
     def over(self, bound: Tensor, case: Tensor) -> Tensor:
         """How far the rows' bounds ``(n, R)`` are above their limits, the best row of each part ``(n,)``."""
-        limits = self.limits[case]
-        return (bound - limits - limits.abs() * 2.0**-50).amax(1)
+        return self.problem.over(bound, case).amax(1)
 
     def enough(self, case: Tensor) -> Tensor:
-        return self.limits[case] + self.limits[case].abs() * 2.0**-50 + self.goal
+        """The bounds of rows that settle a part."""
+        limits = self.problem.limits[case]
+        return limits + limits.abs() * 2.0**-50 + self.goal
 
     def run(self) -> Settled:
         todo = self.rooted()
@@ -156,8 +157,8 @@ class _Search:
         """Both halves of each part, with their bounds raised; leaves are settled by a linear program."""
         relaxed = self.net.split(parts.signs)
         pulled = self.net.pull(relaxed, self.rows[parts.case], parts.signs, parts.alphas, parts.betas)
-        choice = chosen(self.net, relaxed, pulled, parts, self.rows[parts.case], self.limits[parts.case])
-        if choice.leaves is not None and len(choice.leaves):
+        choice = chosen(self.net, relaxed, pulled, parts, self.rows[parts.case], self.problem.limits[parts.case])
+        if len(choice.leaves):
             self.leaves(parts.take(choice.leaves))
             parts = parts.take(choice.inner)
         if not len(parts) or self.found is not None:
@@ -181,20 +182,19 @@ class _Search:
 
     def tried(self, points: Tensor, case: Tensor) -> None:
         """Runs the network on points ``(n, R, *shape)``: a counterexample ends the search."""
-        flat, owner = points.flatten(0, 1).to(self.problem.dtype), case.repeat_interleave(points.shape[1])
-        low, high = (end.reshape(1, *self.problem.shape) for end in self.problem.cases[0].rounded(flat.dtype))
-        flat = torch.minimum(torch.maximum(flat, low), high)
-        with torch.no_grad():
-            outputs = self.problem.net(flat)
-        for index in owner.unique().tolist():
+        flat, owner = self.problem.inside(points.flatten(0, 1)), case.repeat_interleave(points.shape[1])
+        if self.witness is None:
+            return
+        outputs = self.problem.net(flat)
+        for index in sorted(set(owner.tolist())):
             own = owner == index
             excess = self.problem.cases[index].excess(outputs[own])
             self.seen = min(self.seen, float(excess.amin()))
             if self.effort.gap is None and bool((excess <= 0).any()):
                 place = self.witness.first(self.problem.cases[index], flat[own])
                 if place is not None:
-                    point = flat[own][place : place + 1]
-                    self.found = Settled(-torch.inf, point, index, f"the worst point of a part, after {self.budget.used}")
+                    why = f"the worst point of a part breaks it, after {self.budget.used}"
+                    self.found = Settled(-torch.inf, flat[own][place : place + 1], index, why)
                     return
 
     def leaves(self, parts: Parts) -> None:
@@ -227,8 +227,9 @@ def _halves(parts: Parts, choice: Choice) -> Parts:
 
 def by_signs(
     problem: Problem,
+    graph: Graph,
     values: dict[int, Interval],
-    witness: Witness,
+    witness: Witness | None,
     budget: Budget,
     effort: Effort | None = None,
 ) -> Settled:
@@ -241,16 +242,12 @@ def by_signs(
 
     Args:
         problem: the network and its cases.
+        graph: of the network.
         values: intervals by step on the box.
-        witness: the judge of counterexamples.
+        witness: the judge of counterexamples; None if none is looked for.
         budget: to keep to.
         effort: how hard each part is tried.
     """
-    from .lined import lined
-
-    net = lined(problem.graph, problem.start, values)
+    net = lined(graph, problem.start, values)
     with torch.no_grad():
         return _Search(problem, net, witness, budget, effort or Effort()).run()
-
-
-__all__ = ["Effort", "Parts", "Relaxed", "by_signs"]

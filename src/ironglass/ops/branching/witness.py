@@ -21,12 +21,11 @@ class Witness:
 
     Args:
         net: takes ``(n, *shape)``.
-        shape: of one input.
         others: more judges, such as the runtime of the file that the network was read from.
     """
 
-    def __init__(self, net: nn.Module, shape: tuple[int, ...], others: Sequence[Runs] = ()) -> None:
-        self.net, self.shape, self.others = net, shape, others
+    def __init__(self, net: nn.Module, others: Sequence[Runs] = ()) -> None:
+        self.net, self.others = net, others
         self._finer: nn.Module | None = None
 
     def first(self, case: Case, x: Tensor) -> int | None:
