@@ -15,7 +15,7 @@ PENALTIES = (1e2, 1e5)
 """What a unit of a violated sign costs, in units of the objective's reach: tried in turn."""
 
 
-def at_leaf(net: Lined, rows: Tensor, signs: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+def at_leaf(net: Lined, rows: Tensor, signs: Mapping[int, Tensor], seconds: float) -> tuple[Tensor, Tensor]:
     r"""Returns sound bounds ``(1, R)`` of rows on a part without an open ReLU, and the points they are attained at.
 
     .. math:: \min_{x \in \mathrm{box},\, t \ge 0} c(x) + M t \quad\text{such that}\quad s_j z_j(x) + t \ge 0
@@ -28,11 +28,14 @@ def at_leaf(net: Lined, rows: Tensor, signs: Mapping[int, Tensor]) -> tuple[Tens
         net: the network between its lines.
         rows: ``(1, R, outputs)``.
         signs: by step ``(1, *shape)``.
+        seconds: for the solver.
     """
     relaxed = net.split(signs)
     none: ByStep = {step: rows.new_zeros(1, rows.shape[1], *sign.shape[1:]) for step, sign in signs.items()}
     pulled = net.pull(relaxed, rows, signs, {}, none)
     bound, points = pulled.bound.clone(), net.corner(pulled).clone()
+    if not signs:
+        return bound, points
     centre = (net.start.lower + net.start.upper) / 2
     radius = ((net.start.upper - net.start.lower) / 2).flatten().double().numpy()
     size = centre[0].numel()
@@ -54,6 +57,7 @@ def at_leaf(net: Lined, rows: Tensor, signs: Mapping[int, Tensor]) -> tuple[Tens
                 b_ub=offsets,
                 bounds=[*zip(-radius, radius, strict=True), (0, None)],
                 method="highs",
+                options={"time_limit": seconds} if np.isfinite(seconds) else {},
             )
             if solved.status != 0:
                 continue

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ironglass.ops.bounds import Interval
 from ironglass.ops.graph import Affine, Bend, Cat, Graph, Monotone, Sum
-from ironglass.ops.linear import Lines, Relaxed, lower, relax
+from ironglass.ops.linear import Lines, Planes, Relaxed, lower, relax
 from ironglass.ops.linear.backward import add
 
 ByStep = dict[int, Tensor]
@@ -115,21 +115,32 @@ class Lined:
                 out = step.op(*flat)
                 values[index] = out.reshape(*lead, *out.shape[1:])
             else:
-                lines, a = relaxed.lines[index], pulled.rows.get(index)
-                assert isinstance(lines, Lines)
-                values[index] = inputs[0] * 0 if a is None else _passed(a, inputs[0], lines, alphas.get(index))
+                a = pulled.rows.get(index)
+                if a is None:
+                    values[index] = x.new_zeros(*lead, *step.shape)
+                else:
+                    values[index] = _passed(a, inputs[0], relaxed.lines[index], alphas.get(index))
             for i in set(step.inputs) - keep:
                 if last[i] == index:
                     del values[i]
         return {index: values[index] for index in keep}
 
 
-def _passed(a: Tensor, z: Tensor, lines: Lines, alpha: Tensor | None) -> Tensor:
-    slope = lines.lower.slope[:, None].to(z.dtype)
+def _passed(a: Tensor, z: Tensor, lines: Lines | Planes, alpha: Tensor | None) -> Tensor:
+    """What lines, or planes, make of values: the lower where the row is positive, the upper where it is negative."""
+    if isinstance(lines, Planes):
+        spread = z.flatten(-lines.pool.dims)[..., lines.pool.places]
+        below, above = (
+            (spread * side.slope[:, None].to(z)).sum(-1).reshape(z.shape[0], z.shape[1], *a.shape[2:])
+            + side.offset[:, None].to(z).reshape(-1, 1, *a.shape[2:])
+            for side in (lines.lower, lines.upper)
+        )
+        return torch.where(a >= 0, below, above)
+    slope = lines.lower.slope[:, None].to(z)
     if alpha is not None and lines.free is not None:
         slope = torch.where(lines.free[:, None], alpha.clamp(*lines.choice), slope)
-    below = slope * z + lines.lower.offset[:, None].to(z.dtype)
-    above = lines.upper.slope[:, None].to(z.dtype) * z + lines.upper.offset[:, None].to(z.dtype)
+    below = slope * z + lines.lower.offset[:, None].to(z)
+    above = lines.upper.slope[:, None].to(z) * z + lines.upper.offset[:, None].to(z)
     return torch.where(a >= 0, below, above)
 
 

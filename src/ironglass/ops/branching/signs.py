@@ -201,7 +201,7 @@ class _Search:
         """Settles parts without a neuron left to split: there the network is affine, and a linear program is exact."""
         for index in range(len(parts)):
             part = parts.take(torch.tensor([index]))
-            bound, points = at_leaf(self.net, self.rows[part.case], part.signs)
+            bound, points = at_leaf(self.net, self.rows[part.case], part.signs, self.budget.left)
             value = max(float(self.over(bound, part.case)), float(part.bound))
             self.tried(points, part.case)
             if self.found is not None:
