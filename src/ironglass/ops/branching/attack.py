@@ -48,7 +48,7 @@ def falsified(
                 return Settled(-torch.inf, points[best][place : place + 1], index, "a random point breaks it")
         starts.append(points[best])
         owners.append(torch.full((len(best),), index))
-    return _descended(problem, witness, budget, torch.cat(starts), torch.cat(owners), (low, high))
+    return descended(problem, witness, budget, torch.cat(starts), torch.cat(owners))
 
 
 def _drawn(low: Tensor, high: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -59,10 +59,18 @@ def _drawn(low: Tensor, high: Tensor, count: int, generator: torch.Generator) ->
     return torch.minimum(torch.maximum(low + share * (high - low), low), high)
 
 
-def _descended(
-    problem: Problem, witness: Witness, budget: Budget, x: Tensor, owner: Tensor, box: tuple[Tensor, Tensor]
-) -> Settled | None:
-    low, high = box
+def descended(problem: Problem, witness: Witness, budget: Budget, x: Tensor, owner: Tensor) -> Settled | None:
+    """Descends from points, as `falsified` does; returns a counterexample, or None.
+
+    Args:
+        problem: the network and its cases.
+        witness: the judge.
+        budget: to keep to.
+        x: where to start ``(n, *shape)``.
+        owner: the case of each ``(n,)``.
+    """
+    low, high = (end.reshape(1, *problem.shape) for end in problem.cases[0].rounded(problem.dtype))
+    x = problem.inside(x)
     reach = (high - low) / 2
     rows, limits = problem.rows[owner].to(x.dtype), problem.limits[owner].to(x.dtype)
     for step in range(STEPS):

@@ -12,6 +12,7 @@ from ironglass.ops.graph import Graph
 from ironglass.ops.linear import Lines
 
 from .ascent import Raised, raised
+from .attack import descended
 from .choice import Choice, chosen
 from .leaf import at_leaf
 from .lined import ByStep, Lined, lined
@@ -32,12 +33,14 @@ class Effort:
         batch: parts at once, at most.
         gap: None to stop when every part is settled; else the search goes on until the bound is this near to the least
             excess that was seen.
+        attack: begin with a descent from the centre and from the points where the first bounds are attained.
     """
 
     steps: int = 12
     root: int = 30
     batch: int = 128
     gap: float | None = None
+    attack: bool = True
 
 
 @dataclass(slots=True)
@@ -146,12 +149,25 @@ class _Search:
             betas[step] = self.rows.new_zeros(cases, most, *shape)
         parts = Parts(torch.arange(cases), torch.full((cases,), -torch.inf, dtype=torch.float64), signs, alphas, betas)
         relaxed = self.net.split(signs)
+        self.budget.charge(cases, 0, "parts")
+        self.attacked(self.net.corner(self.net.pull(relaxed, self.rows, signs, alphas, betas)), parts.case)
+        if self.found is not None:
+            return parts
         best = raised(
             self.net, relaxed, self.rows, signs, alphas, betas,
             steps=self.effort.root, rate=0.2, enough=self.enough(parts.case),
         )  # fmt: skip
-        self.budget.charge(cases, 0, "parts")
         return self.settled(parts, best)
+
+    def attacked(self, corners: Tensor, case: Tensor) -> None:
+        """Descends from the centre and from the corners ``(cases, R, *shape)``."""
+        self.tried(corners, case)
+        if self.witness is None or not self.effort.attack or self.effort.gap is not None or self.found is not None:
+            return
+        centre = self.net.start.lower.lerp(self.net.start.upper, 0.5).expand(len(case), *corners.shape[2:])
+        points = torch.cat([corners.flatten(0, 1), centre])
+        owner = torch.cat([case.repeat_interleave(corners.shape[1]), case])
+        self.found = descended(self.problem, self.witness, self.budget, points, owner)
 
     def branched(self, parts: Parts, waiting: int) -> Parts:
         """Both halves of each part, with their bounds raised; leaves are settled by a linear program."""

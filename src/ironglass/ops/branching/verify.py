@@ -64,7 +64,7 @@ def _proven(problem: Problem, witness: Witness, budget: Budget) -> Settled:
         return by_boxes(problem, graph, witness, budget)
     with torch.no_grad():
         values = intervals(graph, problem.start)
-    return by_signs(problem, graph, values, witness, budget, Effort())
+    return by_signs(problem, graph, values, witness, budget, Effort(attack=False))
 
 
 def outputs_of(net: nn.Module, point: Tensor | None, outputs: int) -> Tensor:
