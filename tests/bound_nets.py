@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ironglass.core.draws import Draws
 from ironglass.core.values import Bounds, Threat
 from ironglass.ops import lp
+from ironglass.ops.balls import sample_ball
+from ironglass.ops.bounds import Interval, region
+from ironglass.ops.capture import capture
 from ironglass.ops.graph import Graph
 
 BOX = Bounds(0.0, 1.0)
+Bounding = Callable[[Graph, Interval, Tensor], tuple[dict[int, Interval], Tensor]]
+"""From a graph, a region and labels to each step's interval and the margins."""
 
 
 class Call(nn.Module):
@@ -179,3 +186,49 @@ def step_values(graph: Graph, x: Tensor) -> list[Tensor]:
     for step in graph.steps:
         values.append(step.op(*([values[i] for i in step.inputs] or [x])))
     return values
+
+
+def contained(net: nn.Module, x: Tensor, threat: Threat, bounds: Bounding, count: int = 3400, climbs: int = 8) -> None:
+    """No point of the ball may take a value of any step out of its interval, nor a margin below its bound.
+
+    Points: uniform, corners, and points that climb, each towards the excess of one value of one step.
+    """
+    generator = torch.Generator().manual_seed(1)
+    exact = capture(copy.deepcopy(net).double(), x.double(), torch.float64)
+    graph = capture(net, x, torch.float32)
+    start = region(x, threat, BOX, torch.float32, torch.float32)
+    y = torch.arange(len(x)) % 4
+    values, least = bounds(graph, start, y)
+    uniform = sample_ball(Draws(torch.arange(len(x)), 0), x.double(), threat, BOX, count=count)
+    points = torch.cat([uniform.transpose(0, 1).flatten(0, 1), corners(x, threat, count // 10, generator)])
+
+    def inside(points: Tensor) -> None:
+        repeat = len(points) // len(x)
+        for index, value in enumerate(step_values(exact, points)):
+            each = value.reshape(repeat, len(x), *value.shape[1:])
+            held = (values[index].lower <= each) & (each <= values[index].upper)
+            assert bool(held.all()), exact.steps[index].name
+        for scores in (exact(points), net(points.float())):
+            own = scores.gather(1, y.repeat(repeat)[:, None])
+            assert bool((own - scores >= least.repeat(repeat, 1)).all()), "margin"
+
+    inside(points)
+    for index in range(1, len(exact.steps) + 1):
+        climbing = points[torch.randperm(len(points), generator=generator)[: 12 * len(x)]]
+        order = torch.arange(len(climbing)) % len(x)
+        climbing = project(climbing, x.double()[order], threat)
+        for step in range(climbs):
+            with torch.enable_grad():
+                leaf = climbing.clone().requires_grad_()
+                if index < len(exact.steps):
+                    at = step_values(exact, leaf)[index].flatten(1)
+                else:
+                    scores = exact(leaf)
+                    at = scores - scores.gather(1, y[order][:, None])
+                if step == 0:
+                    which = torch.randint(at.shape[1], (len(at), 1), generator=generator)
+                    side = torch.where(torch.rand(len(at), 1, generator=generator) < 0.5, -1.0, 1.0).double()
+                (gradient,) = torch.autograd.grad((side * at.gather(1, which)).sum(), leaf)
+            centre = x.double()[order]
+            climbing = project(climbing + lp.maximize(gradient, climbing, threat, BOX) / (1 + step / 4), centre, threat)
+        inside(climbing)

@@ -10,7 +10,6 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
-
 Array = np.ndarray[Any, Any]
 
 

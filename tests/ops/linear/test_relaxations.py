@@ -221,8 +221,9 @@ def not_rounded_outward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_up", lambda offset, dtype: offset.to(dtype))
 
 
-WRONG: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [(wrong, name) for wrong in (dropped_offset, steeper, sides_swapped, secant_everywhere)
-         for name in ("relu", "sigmoid", "gelu", "clamp")] + [(not_rounded_outward, "relu")]  # fmt: skip
+EVERYWHERE = (dropped_offset, steeper, sides_swapped, secant_everywhere)
+WRONG = [(wrong, name) for wrong in EVERYWHERE for name in ("relu", "sigmoid", "gelu", "clamp")]
+WRONG.append((not_rounded_outward, "relu"))
 
 
 @pytest.mark.parametrize(("wrong", "name"), WRONG)

@@ -95,7 +95,7 @@ def _bounded(
     with torch.no_grad():
         lines = relax(graph, intervals(graph, box))
         trace: dict[int, Tensor] = {}
-        found = lower(box, problem.rows.flatten(0, 1).expand(count, -1, -1), lines, trace=trace)
+        found = lower(box, problem.rows.flatten(0, 1).expand(count, -1, -1), lines, tape=trace)
         bound, best = problem.over(found.reshape(count, cases, most)).max(2)
     bound = bound if known is None else torch.maximum(bound, known)
     worst = torch.where(bound > 0, torch.inf, bound).argmin(1)

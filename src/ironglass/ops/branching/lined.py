@@ -81,7 +81,7 @@ class Lined:
         """
         pushes = {step: beta * signs[step][:, None] for step, beta in betas.items()}
         trace: ByStep = {}
-        bound = lower(self.start, rows, relaxed, alphas=alphas, betas=pushes, trace=trace)
+        bound = lower(self.start, rows, relaxed, alphas=alphas, betas=pushes, tape=trace)
         return Pulled(torch.where(bound.isnan(), -torch.inf, bound), trace)
 
     def corner(self, pulled: Pulled) -> Tensor:

@@ -152,7 +152,7 @@ def lower(
     at: int | None = None,
     alphas: Mapping[int, Tensor] | None = None,
     betas: Mapping[int, Tensor] | None = None,
-    trace: dict[int, Tensor] | None = None,
+    tape: dict[int, Tensor] | None = None,
 ) -> Tensor:
     r"""Returns sound lower bounds of ``rows · values`` of a step over a region, float64 ``(N, R)``.
 
@@ -165,7 +165,7 @@ def lower(
             ``choice``.
         betas: by nonlinear step ``(N, 1 or R, *shape)``, subtracted from the rows of its input: for a multiplier
             :math:`\beta \ge 0` of the constraint :math:`s z \ge 0`, give :math:`\beta s`.
-        trace: filled with the rows at the output of each nonlinear step, and with those at the input as step 0.
+        tape: gets the rows ``(N, R, *shape)`` of each nonlinear step's output, and of the input under 0.
     """
     graph, end = relaxed.graph, len(relaxed.graph.steps) - 1 if at is None else at
     waiting = {end: rows}
@@ -175,9 +175,9 @@ def lower(
         if index not in waiting:
             continue
         step, a = graph.steps[index], waiting.pop(index)
-        if trace is not None and isinstance(step.op, Nonlinear):
-            trace[index] = a
         if isinstance(step.op, Nonlinear):
+            if tape is not None:
+                tape[index] = a
             alpha = None if alphas is None else alphas.get(index)
             part, gain = _through(a, relaxed.lines[index], graph.steps[step.inputs[0]].shape, alpha)
             total = total + gain
@@ -199,9 +199,11 @@ def lower(
                 total = total - dot(waiting[i].abs(), relaxed.values[i].largest() * (2 * eps_of(part.dtype)))
             else:
                 waiting[i] = part
-    if trace is not None and waiting:
-        trace[0] = waiting[0]
-    return total + least(waiting[0], start, unit) if waiting else total
+    if not waiting:
+        return total
+    if tape is not None:
+        tape[0] = waiting[0]
+    return total + least(waiting[0], start, unit)
 
 
 def _back(graph: Graph, step: Step, a: Tensor) -> list[Tensor]:

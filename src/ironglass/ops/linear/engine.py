@@ -3,7 +3,7 @@ r"""Intervals of every step, each tightened by linear bounds where a nonlinear s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -135,20 +135,33 @@ def _rivals(pool: Pool, x: Interval) -> Tensor:
 
 def _tightened(start: Interval, relaxed: Relaxed, index: int, which: Tensor) -> Interval:
     """The interval of a step, with a row pulled back either way for some of its values."""
-    x = relaxed.values[index]
     which = which.flatten(1)
-    count = which.sum(1)
-    order = which.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
+    places = which.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(which.sum(1).max())]
+    return tightened(start, relaxed, index, places, lambda rows: lower(start, rows, relaxed, at=index))
+
+
+def tightened(
+    start: Interval, relaxed: Relaxed, index: int, places: Tensor, bound_rows: Callable[[Tensor], Tensor]
+) -> Interval:
+    """Returns the interval of a step, cut with the bounds of rows for some of its values.
+
+    Args:
+        start: the region.
+        relaxed: of the graph on it.
+        index: of the step.
+        places: in the flattened values ``(N, k)``.
+        bound_rows: from rows ``(N, R, *shape)`` to lower bounds ``(N, R)``.
+    """
+    x = relaxed.values[index]
     low, high = x.lower.flatten(1), x.upper.flatten(1)
     widest = max(math.prod(step.shape) for step in relaxed.graph.steps[: index + 1])
-    group = max(1, HELD // (2 * widest * len(order)))
-    for places in torch.split(order, group, 1):
-        rows = torch.zeros(*places.shape, which.shape[1], dtype=low.dtype, device=low.device)
-        rows = rows.scatter(2, places[..., None], 1.0).reshape(*places.shape, *x.lower.shape[1:])
-        found = lower(start, torch.cat([rows, -rows], 1), relaxed, at=index)
-        least, most = found.chunk(2, 1)
-        low = _kept(low, places, _down(least, low.dtype), torch.gt)
-        high = _kept(high, places, -_down(most, low.dtype), torch.lt)
+    group = max(1, HELD // (2 * widest * len(places)))
+    for part in torch.split(places, group, 1):
+        rows = torch.zeros(*part.shape, low.shape[1], dtype=low.dtype, device=low.device)
+        rows = rows.scatter(2, part[..., None], 1.0).reshape(*part.shape, *x.lower.shape[1:])
+        least, most = bound_rows(torch.cat([rows, -rows], 1)).chunk(2, 1)
+        low = _kept(low, part, _down(least, low.dtype), torch.gt)
+        high = _kept(high, part, -_down(most, low.dtype), torch.lt)
     return Interval(low.reshape(x.lower.shape), high.reshape(x.lower.shape), x.ball)
 
 
