@@ -31,7 +31,7 @@ RADII = {"linf": 0.1, "l2": 0.6, "l1": 2.0, "l0": 4.0, "wasserstein": 0.1}
 CARDS = [card for card in catalogue().values() if card.decorator != "experiment"]  # which has no model
 ATTACKS = [(card, norm) for card in CARDS if card.decorator == "attack" for norm in card.norms]
 SMALL = {"steps": 5, "max_queries": 40, "batches": 3, "samples": 12, "queries": 40, "probes": 3, "paths": 2, "top": 2}
-SMALL |= {"nodes": 0, "epochs": 3, "batch": 8, "replays": 1}
+SMALL |= {"nodes": 0, "parts": 12, "epochs": 3, "batch": 8, "replays": 1}
 """Options of these names are made small, so that the contracts stay quick; a method's own tests use it in earnest."""
 NEEDED: dict[str, dict[str, Callable[[Tensor], Any]]] = {
     "difference_of_means": {"means": lambda x: images(5, seed=9)},
