@@ -131,10 +131,14 @@ def figure(value: float, low: float, high: float, count: int, unit: str = "share
     """Returns a value with its interval, in a column's unit; a dash where it is a mean of nothing."""
     if not count or math.isnan(value):
         return "—"
+    if unit == "share" and low == value == high:
+        return f"{value:.1%}"
     if unit == "share":
-        return f"{value:.0%} [{100 * low:.0f}, {100 * high:.0f}]"
+        digits = int(0 < abs(value) < 0.02)
+        return f"{value:.{digits}%} [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+    shown = f"{value:,.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:.3g}"
     known = math.isfinite(low) and math.isfinite(high) and (low, high) != (value, value)
-    return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if known else "") + (f" {unit}" if unit else "")
+    return shown + (f" [{low:.3g}, {high:.3g}]" if known else "") + (f" {unit}" if unit else "")
 
 
 def _lower(text: str) -> str:
