@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import InputError, suggest
 from .findings import Bars, Chart, Table
-from .results import Result
+from .results import Attribution, Result
 from .statistics import wilson
 from .values import Threat
 
@@ -183,6 +183,14 @@ class Study(Result):
 
     def charts(self) -> tuple[Chart, ...]:
         """Returns the study's figures; the first is what `plot` draws. A kind of study says which they are."""
+        return ()
+
+    def tables(self) -> tuple[Table, ...]:
+        """Returns every table of the study, the main one first."""
+        return (self.table(),)
+
+    def maps(self) -> tuple[Attribution, ...]:
+        """Returns maps of the samples to show side by side, where the study has some."""
         return ()
 
     def bars(self, column: str) -> Bars:
