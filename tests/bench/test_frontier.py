@@ -108,15 +108,13 @@ def test_transfer_is_over_all_ordered_pairs_and_agrees_with_the_matrix() -> None
     assert float(found.values[0, 4]) == pytest.approx(fools / float(matrix.counts[0, 1:].sum()))
 
 
-def test_digits_give_figures_that_draw_and_save(tmp_path: Path) -> None:
+def test_digits_give_figures_that_draw_and_save(
+    tmp_path: Path, pair: dict[str, CNN], held_out: tuple[Tensor, Tensor]
+) -> None:
     x, y = digits()
-    models = {
-        "short": trained(CNN(), x[:1400], y[:1400], steps=60),
-        "long": trained(CNN(), x[:1400], y[:1400], steps=200),
-        "robust": trained(CNN(), x[:1400], y[:1400], steps=300, eps=0.15),
-    }
-    rows = slice(1500, 1560)
-    found = ig.bench.frontier(models, x[rows], y[rows], ig.Linf(0.1), steps=20)
+    models = {"short": trained(CNN(), x[:1400], y[:1400], steps=60), **pair}
+    x, y = held_out
+    found = ig.bench.frontier(models, x, y, ig.Linf(0.1), steps=20)
     assert float(found.values[2, 1]) > float(found.values[1, 1])
     assert 2 in found.on_frontier("linf")
     assert bool((found.low <= found.values).all())

@@ -103,6 +103,10 @@ class Game(Study):
             rows=tuple(rows),
         )
 
+    def tables(self) -> tuple[Table, ...]:
+        """Returns the matrix and the strategies."""
+        return self.table(), self.strategies()
+
     def charts(self) -> tuple[Chart, ...]:
         """Returns the matrix as a heat map."""
         rows = self._rows()

@@ -128,11 +128,11 @@ def _run(card: Card, run: work.Work, **flags: Any) -> int:
     context = click.get_current_context()
     work.check_files(flags)
     config = configured(flags)
-    options = _options(card, config, flags, context)
+    options = options_given(card, config, flags, context)
     return work.start(run, work.Ask(card, context.ensure_object(Screen), config, options, flags), load(flags, config))
 
 
-def _options(card: Card, config: Config, flags: dict[str, Any], context: click.Context) -> dict[str, Any]:
+def options_given(card: Card, config: Config, flags: dict[str, Any], context: click.Context) -> dict[str, Any]:
     """Returns the method's options: its defaults, those of the file, and those of the command line."""
 
     def given(option: Option) -> bool:
@@ -148,7 +148,8 @@ def _options(card: Card, config: Config, flags: dict[str, Any], context: click.C
     return options
 
 
-def _threat_flags(card: Card) -> list[Flag]:
+def threat_flags(card: Card) -> list[Flag]:
+    """Returns the flags of a threat in the method's norms."""
     eps = "Radius in input units; fractions such as 8/255 are fine."
     return [
         Flag("--norm", group="Threat", type=click.Choice(card.norms), help=f"{card.norms[0]} if not given."),
@@ -166,7 +167,7 @@ def _attack_flags(card: Card) -> list[Flag]:
         help="The class to reach, instead of any other.",
     )
     return [
-        *_threat_flags(card),
+        *threat_flags(card),
         *([target] if card.targeted else []),
         Flag("--save", group="Output", type=FILE, metavar="FILE.safetensors", help=save),
     ]
@@ -195,7 +196,7 @@ def _explain_flags(card: Card) -> list[Flag]:
 
 def _judging_flags(card: Card) -> list[Flag]:
     save = "Save the result; `ironglass.load` reads it."
-    return [*_threat_flags(card), Flag("--save", group="Output", type=FILE, metavar="FILE.safetensors", help=save)]
+    return [*threat_flags(card), Flag("--save", group="Output", type=FILE, metavar="FILE.safetensors", help=save)]
 
 
 VERBS = {

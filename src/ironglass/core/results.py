@@ -82,7 +82,7 @@ class Result:
     def _repr_png_(self) -> bytes | None:
         """Shows the figure in a notebook, where there is one of this kind."""
         try:
-            return cast(bytes, importlib.import_module("ironglass.report.plots").png(self))
+            return cast(bytes, importlib.import_module("ironglass.report.plots").png(self.plot()))
         except InputError:
             return None
 

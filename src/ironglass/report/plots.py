@@ -17,7 +17,7 @@ from ironglass.core.diagnosis import Study
 from ironglass.core.errors import InputError
 from ironglass.core.results import AttackResult, Attribution, Result
 
-from .figures import figure
+from .figures import figure as figure_of
 
 Array = NDArray[np.float64]
 SIDE = 2.1
@@ -47,7 +47,7 @@ def plot(*results: Result, rows: int = 6, names: Sequence[str] = ()) -> Figure:
         return draw(attributions, rows, names)
     charts = results[0].charts() if len(results) == 1 and isinstance(results[0], Study) else ()
     if charts:
-        return figure(charts[0])
+        return figure_of(charts[0])
     if len(results) == 1 and isinstance(results[0], AttackResult) and _drawable(results[0]):
         return _attacked(results[0], rows, names)
     kinds = ", ".join(sorted({type(result).__name__ for result in results})) or "nothing"
@@ -56,10 +56,10 @@ def plot(*results: Result, rows: int = 6, names: Sequence[str] = ()) -> Figure:
     )
 
 
-def png(*results: Result) -> bytes:
+def png(figure: Figure) -> bytes:
     """Returns the figure as a PNG file."""
     buffer = io.BytesIO()
-    plot(*results).savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 

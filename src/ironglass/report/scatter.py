@@ -105,7 +105,7 @@ def _name(axes: Axes, points: list[Point], letters: int) -> None:
         axes.annotate(
             name,
             ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2),
-            xycoords="figure pixels",
+            xycoords="figure points",
             ha="center",
             va="center",
             fontsize=SIZE,
@@ -116,8 +116,8 @@ def _name(axes: Axes, points: list[Point], letters: int) -> None:
                 "",
                 (x, y),
                 ((box[0] + box[2]) / 2 if side == 0 else box[0] if side == 1 else box[2], (box[1] + box[3]) / 2),
-                xycoords="figure pixels",
-                textcoords="figure pixels",
+                xycoords="figure points",
+                textcoords="figure points",
                 arrowprops={"arrowstyle": "-", "color": LIGHT["edge-2"], "linewidth": 0.8, "shrinkB": 5},
             )
 
