@@ -14,8 +14,14 @@ from .errors import InputError, suggest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FAMILIES = ("explain", "visualize", "attack", "poison", "leak", "defend", "certify", "metric")
-DECORATORS = ("attack", "explain", "certify", "estimate", "metric", "diagnose", "study")
-HOMES = {"estimate": "certify", "diagnose": "metric", "study": "metric"}
+DECORATORS = (
+    *("attack", "explain", "certify", "estimate", "metric", "diagnose", "study"),
+    *("defence", "network_defence", "detector", "uncertainty"),
+)
+MADE = ("defence", "network_defence", "detector")
+"""Kinds of method that make something of a model: they have no result of their own."""
+HOMES = {"estimate": "certify", "diagnose": "metric", "study": "metric", "uncertainty": "explain"}
+HOMES |= dict.fromkeys(MADE, "defend")
 """The family of a kind of method whose name is not the kind's own."""
 LADDER = ("labels", "scores", "gradient", "internals", "training")
 TAXONOMY = {
@@ -58,6 +64,7 @@ class Card:
     ``post hoc``, ``explains`` is ``data``, ``model`` or ``prediction`` for an explanation and empty for other methods.
     ``cost`` is an expression in the options that gives the expected passes a sample (a forward and its backward count
     as two). With ``finite`` an attack takes no infinite eps; ``needs`` names options whose default None will not do.
+    A defence says whether it is ``differentiable`` and ``stochastic``: attacks go through it as that demands.
     """
 
     name: str
@@ -75,6 +82,8 @@ class Card:
     explains: str = ""
     norms: tuple[str, ...] = ()
     finite: bool = False
+    differentiable: bool = True
+    stochastic: bool = False
     needs: tuple[str, ...] = ()
     targeted: bool = False
     random: bool = False
