@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from .audit import audit
     from .core.diagnosis import Diagnosis, Study
     from .core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Score, load
-    from .core.values import L0, L1, L2, Avoid, Bounds, Goal, Linf, Reach, Threat, Wasserstein
+    from .core.uncertainty import Uncertainty
+    from .core.values import L0, L1, L2, Avoid, Bounds, Evade, Goal, Linf, Reach, Threat, Wasserstein
     from .models.adapter import Adapter, wrap
+    from .models.joint import ensemble
     from .run import Runner
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "Cost",
     "Diagnosis",
     "Estimate",
+    "Evade",
     "Goal",
     "Linf",
     "Reach",
@@ -43,6 +46,7 @@ __all__ = [
     "Score",
     "Study",
     "Threat",
+    "Uncertainty",
     "Wasserstein",
     "__version__",
     "attack",
@@ -50,6 +54,7 @@ __all__ = [
     "catalogue",
     "certify",
     "defend",
+    "ensemble",
     "explain",
     "load",
     "metric",
@@ -58,9 +63,11 @@ __all__ = [
 
 _HOMES = {
     "Runner": "run",
+    "ensemble": "models.joint",
     "wrap": "models.adapter",
     "Adapter": "models.adapter",
     **dict.fromkeys(("Diagnosis", "Study"), "core.diagnosis"),
+    "Uncertainty": "core.uncertainty",
     **dict.fromkeys(
         ("AttackResult", "Attribution", "Certificate", "Cost", "Estimate", "Score", "load"), "core.results"
     ),

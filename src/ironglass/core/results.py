@@ -130,9 +130,10 @@ def load(path: str | Path) -> Result:
     """
     from safetensors import SafetensorError, safe_open
 
-    from .diagnosis import Check, Diagnosis, Study  # which builds on this module
+    from .diagnosis import Check, Diagnosis, Study  # which build on this module
+    from .uncertainty import Uncertainty
 
-    known = (AttackResult, Attribution, Certificate, Estimate, Score, Diagnosis, Study)
+    known = (AttackResult, Attribution, Certificate, Estimate, Score, Diagnosis, Study, Uncertainty)
     kinds: dict[str, type[Result]] = {kind.__name__: kind for kind in known}
     try:
         with safe_open(str(path), framework="pt") as file:

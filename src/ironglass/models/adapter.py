@@ -258,6 +258,17 @@ def check(model: Adapter, x: Tensor, y: Tensor | None = None, threat: Threat | N
     Raises:
         InputError: naming what was given, what was expected, and the fix.
     """
+    check_samples(model, x)
+    model.probe(x)
+    check_request(model, x, y, threat)
+
+
+def check_samples(model: Adapter, x: Tensor) -> None:
+    """Checks samples alone, and shows them to nothing.
+
+    Raises:
+        InputError: naming what was given, what was expected, and the fix.
+    """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = str(x.dtype).removeprefix("torch.") if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x is {kind}, a float tensor is expected", "x.float() / 255 for 8-bit pictures")
@@ -280,8 +291,6 @@ def check(model: Adapter, x: Tensor, y: Tensor | None = None, threat: Threat | N
             else f"wrap(..., bounds=({low:.4g}, {high:.4g})), or rescale x; normalize with mean= and std="
         )
         raise InputError(f"x ranges over [{low:.4g}, {high:.4g}] but the model's bounds are {expected}", fix)
-    model.probe(x)
-    check_request(model, x, y, threat)
 
 
 def check_request(model: Adapter, x: Tensor, y: Tensor | None, threat: Threat | None) -> None:

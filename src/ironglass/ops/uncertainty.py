@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ironglass.core.draws import Draws
+from ironglass.core.errors import InputError
+
 
 class Parts(NamedTuple):
     """Total uncertainty and its two parts, ``total = aleatoric + epistemic``.
@@ -101,3 +104,39 @@ def noisy_cross_entropy(logits: Tensor, log_variance: Tensor, y: Tensor, noise: 
     log_p = (logits + (log_variance / 2).exp() * noise).log_softmax(2)
     own = log_p.gather(2, y[None, :, None].expand(len(noise), *y[:, None].shape))[:, :, 0]
     return -(own.logsumexp(0) - torch.tensor(float(len(noise))).log().item())
+
+
+class Predicted(NamedTuple):
+    """The predictions of several draws.
+
+    Args:
+        draws: probabilities of each draw, or values ``(T, N, K, …)``.
+        log_variance: of the values, where the network tells it.
+        classes: whether they are probabilities.
+    """
+
+    draws: Tensor
+    log_variance: Tensor | None
+    classes: bool
+
+
+def predicted(out: Tensor, log_variance: Tensor | None, of: str, noise: int, seed: int) -> Predicted:
+    """Makes predictions of networks' outputs ``(T, N, K, …)``; noise on logits is the same for every sample and place.
+
+    Raises:
+        InputError: if ``of`` is neither ``classes`` nor ``values``, or there is less than one draw of noise.
+    """
+    if of not in ("classes", "values") or noise < 1:
+        raise InputError(f"of='{of}', noise={noise}", "of='classes' or 'values', noise of at least 1")
+    if of == "values":
+        return Predicted(out, log_variance, False)
+    if log_variance is None:
+        return Predicted(out.softmax(2), None, True)
+    stream = Draws(torch.arange(noise, device=out.device), seed, out.device)
+    each = stream.normal(out.shape[2:3]).reshape(noise, 1, -1, *(1,) * (out.ndim - 3)).to(out)
+    return Predicted(torch.stack([noisy(*draw, each) for draw in zip(out, log_variance, strict=True)]), None, True)
+
+
+def parts(found: Predicted) -> Parts:
+    """Returns the uncertainty of predictions, and its parts."""
+    return of_classes(found.draws) if found.classes else of_values(found.draws, found.log_variance)
