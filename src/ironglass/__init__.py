@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from .core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Score, Smoothed, load
     from .core.sandwich import Sandwich
     from .core.training import Trained
-    from .core.values import L0, L1, L2, Avoid, Bounds, Goal, Linf, Reach, Threat, Wasserstein
+    from .core.uncertainty import Uncertainty
+    from .core.values import L0, L1, L2, Avoid, Bounds, Evade, Goal, Linf, Reach, Threat, Wasserstein
     from .models.adapter import Adapter, wrap
+    from .models.joint import ensemble
     from .run import Runner
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Cost",
     "Diagnosis",
     "Estimate",
+    "Evade",
     "Goal",
     "Linf",
     "Reach",
@@ -48,6 +51,7 @@ __all__ = [
     "Study",
     "Threat",
     "Trained",
+    "Uncertainty",
     "Wasserstein",
     "__version__",
     "attack",
@@ -56,6 +60,7 @@ __all__ = [
     "catalogue",
     "certify",
     "defend",
+    "ensemble",
     "explain",
     "load",
     "metric",
@@ -65,10 +70,12 @@ __all__ = [
 _HOMES = {
     "Runner": "run",
     "Trained": "core.training",
+    "ensemble": "models.joint",
     "wrap": "models.adapter",
     "Adapter": "models.adapter",
     "Sandwich": "core.sandwich",
     **dict.fromkeys(("Diagnosis", "Study"), "core.diagnosis"),
+    "Uncertainty": "core.uncertainty",
     **dict.fromkeys(
         ("AttackResult", "Attribution", "Certificate", "Cost", "Estimate", "Score", "Smoothed", "load"), "core.results"
     ),

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 import ironglass as ig
 from bound_nets import NETS
+from enumeration import least_margin, small_mlp
 from ironglass.core.errors import InputError
 from ironglass.ops import lp
 from ironglass.ops.branching import ascent
 from ironglass.ops.branching import signs as search
 from ironglass.ops.branching.lined import Lined
-from enumeration import least_margin, small_mlp
 
 EPS = 0.35
 SEEDS = (2, 5, 7, 10, 12, 14, 15, 17)

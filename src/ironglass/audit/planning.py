@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ironglass.core.catalogue import LADDER, Card, catalogue, find
+from ironglass.core.catalogue import LADDER, MADE, Card, catalogue, find
 from ironglass.core.config import Config
 from ironglass.core.findings import Limit
 from ironglass.core.values import Norm, Threat
@@ -172,6 +172,8 @@ def _why_not(
     """Returns why a method is not part of the plan, or nothing."""
     if (config.only and card.name not in config.only) or card.name in config.skip:
         return "left out on request"
+    if card.decorator in (*MADE, "uncertainty"):
+        return "makes something of a model, or looks at what it does not know: call it from Python"
     if card.decorator == "study":
         return "is a study of its own, of whole sets or of several models: call it from Python"
     if LADDER.index(card.access) > LADDER.index(model.access):

@@ -182,7 +182,8 @@ class AttackResult(Result):
     ``distance`` is that of the failed try. ``queries`` counts samples through the model (forward passes) a sample;
     ``first_success`` is that count at the first query which reached the goal, -1 where none did. ``before`` and
     ``after`` are the scores, or one-hot labels where the model gives labels alone. With ``quantize="uint8"`` all of
-    this is of the rounded picture, and ``unrounded`` says whether the goal was reached before rounding.
+    this is of the rounded picture, and ``unrounded`` says whether the goal was reached before rounding. Where a
+    defence draws, ``share`` is that of fresh draws at which the goal is reached, and more than half make a success.
     """
 
     adversarial: Tensor
@@ -197,6 +198,7 @@ class AttackResult(Result):
     threat: Threat
     seed: int | None = None
     unrounded: Tensor | None = None
+    share: Tensor | None = None
 
     @property
     def success_rate(self) -> float:

@@ -28,6 +28,9 @@ class Adapter:
     ``access`` and ``classes`` are known once the model has seen its first samples (`probe`).
     """
 
+    stochastic = False
+    """Whether scores differ from query to query because a defence draws."""
+
     def __init__(
         self,
         backend: Backend,
@@ -53,6 +56,11 @@ class Adapter:
     def __repr__(self) -> str:
         return f"<model {self.name or 'unnamed'}: {self.access}, {self.classes or '?'} classes, bounds {self.bounds}>"
 
+    @property
+    def undefended(self) -> Adapter:
+        """The model without its defence: itself where it has none."""
+        return self
+
     def session(
         self, x: Tensor, allowed: str = "training", goal: Goal | None = None, max_queries: int | None = None
     ) -> tuple[Session, Meter]:
@@ -67,7 +75,22 @@ class Adapter:
         if not self._probed:
             self.probe(x)
         meter = Meter(x, goal, self.max_queries if max_queries is None else max_queries)
-        return Session(self, x, meter, allowed), meter
+        return self.open(x, meter, allowed), meter
+
+    def open(self, x: Tensor, meter: Meter, allowed: str = "training", ids: Tensor | None = None) -> Session:
+        """Returns the model at work on these samples, charged to a ledger's rows ``ids``."""
+        return Session(self, x, meter, allowed, ids)
+
+    def verdict(self, x: Tensor, points: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+        """Returns the scores of points, and at which share of draws each reaches its sample's goal: 0 or 1 here.
+
+        Args:
+            x: the samples ``(n, *shape)``.
+            points: what came of them ``(n, *shape)``.
+            goal: of the n samples.
+        """
+        scores = self.outputs(points)
+        return scores, goal.reached(scores).double()
 
     def scores(self, x: Tensor) -> Tensor:
         """Returns the logits ``(N, classes)`` of samples in the user's units."""
@@ -105,7 +128,7 @@ class Adapter:
         few = x[:8]
         try:
             self.backend.prepare(few)
-            out = self.backend.raw(few) if isinstance(self.backend, Function) else self.backend.scores(few)
+            out = self.backend.raw(few)
         except InputError:
             raise
         except Exception as error:
@@ -113,7 +136,7 @@ class Adapter:
                 f"the model fails on a batch of shape {tuple(few.shape)}: {type(error).__name__}: {error}",
                 "give inputs (N, *shape) of the shape it expects; a NumPy function wants wrap(f, arrays='numpy')",
             ) from error
-        if isinstance(self.backend, Function) and out.ndim == 1 and len(out) == len(few):
+        if self.backend.function and out.ndim == 1 and len(out) == len(few):
             self.access = "labels"
             self.classes = self.classes or len(self.names)
             if not self.classes:
@@ -235,6 +258,17 @@ def check(model: Adapter, x: Tensor, y: Tensor | None = None, threat: Threat | N
     Raises:
         InputError: naming what was given, what was expected, and the fix.
     """
+    check_samples(model, x)
+    model.probe(x)
+    check_request(model, x, y, threat)
+
+
+def check_samples(model: Adapter, x: Tensor) -> None:
+    """Checks samples alone, and shows them to nothing.
+
+    Raises:
+        InputError: naming what was given, what was expected, and the fix.
+    """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = str(x.dtype).removeprefix("torch.") if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x is {kind}, a float tensor is expected", "x.float() / 255 for 8-bit pictures")
@@ -257,8 +291,6 @@ def check(model: Adapter, x: Tensor, y: Tensor | None = None, threat: Threat | N
             else f"wrap(..., bounds=({low:.4g}, {high:.4g})), or rescale x; normalize with mean= and std="
         )
         raise InputError(f"x ranges over [{low:.4g}, {high:.4g}] but the model's bounds are {expected}", fix)
-    model.probe(x)
-    check_request(model, x, y, threat)
 
 
 def check_request(model: Adapter, x: Tensor, y: Tensor | None, threat: Threat | None) -> None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class Ball:
     norm: Norm
     eps: float
 
-    def take(self, rows: Tensor) -> Ball:
+    def take(self, rows: Tensor | slice) -> Ball:
         """Returns the balls of those samples."""
         scale = self.scale if len(self.scale) == 1 else self.scale[rows]
         return Ball(self.centre[rows], scale, self.noise[rows], self.norm, self.eps)
@@ -68,20 +68,12 @@ class Interval:
     upper: Tensor
     ball: Ball | None = None
 
-    def take(self, rows: Tensor | slice) -> Interval:
-        """Returns the limits of those samples."""
-        ball = self.ball
-        if ball is not None:
-            parts = {name: getattr(ball, name) for name in ("centre", "scale", "noise")}
-            ball = replace(ball, **{name: part[rows] if len(part) > 1 else part for name, part in parts.items()})
-        return Interval(self.lower[rows], self.upper[rows], ball)
-
     def split(self) -> tuple[Tensor, Tensor]:
         """Returns midpoint and radius."""
         middle = self.lower.lerp(self.upper, 0.5)
         return middle, self.upper - middle
 
-    def take(self, rows: Tensor) -> Interval:
+    def take(self, rows: Tensor | slice) -> Interval:
         """Returns the intervals of those samples."""
         return Interval(self.lower[rows], self.upper[rows], None if self.ball is None else self.ball.take(rows))
 
