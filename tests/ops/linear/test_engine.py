@@ -286,17 +286,17 @@ def dropped_bias(patch: pytest.MonkeyPatch) -> None:
 
 
 def lines_of_a_smaller_ball(patch: pytest.MonkeyPatch) -> None:
-    inner = backward.relaxed
+    inner = backward.relaxed_step
 
     def wrong(step: Any, x: Interval, slopes: Any) -> Any:
         middle = (x.lower + x.upper) / 2
         return inner(step, Interval(x.lower.lerp(middle, 0.3), x.upper.lerp(middle, 0.3)), slopes)
 
-    patch.setattr(backward, "relaxed", wrong)
+    patch.setattr(backward, "relaxed_step", wrong)
 
 
 def steep_below(patch: pytest.MonkeyPatch) -> None:
-    inner = backward.relaxed
+    inner = backward.relaxed_step
 
     def wrong(step: Any, x: Interval, slopes: Any) -> Any:
         found = inner(step, x, slopes)
@@ -306,7 +306,7 @@ def steep_below(patch: pytest.MonkeyPatch) -> None:
             else found
         )
 
-    patch.setattr(backward, "relaxed", wrong)
+    patch.setattr(backward, "relaxed_step", wrong)
 
 
 def residual_counted_once(patch: pytest.MonkeyPatch) -> None:
