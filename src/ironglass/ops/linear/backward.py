@@ -81,7 +81,7 @@ class Relaxed:
 
 
 def unit_of(graph: Graph, dtype: torch.dtype, index: int = 0) -> float:
-    """Returns the relative error of a dot product over a step's values, in blocks, with all that is added to it after."""
+    """Returns the relative error of a dot product over a step's values, in blocks, and of what is added to it after."""
     size = math.prod(graph.steps[index].shape)
     return gamma(min(size, BLOCK) + size // BLOCK + 2 * len(graph.steps) + SPARE, eps_of(dtype))
 

@@ -88,9 +88,7 @@ class _Maps:
 def supported(graph: Graph, index: int) -> bool:
     """Returns whether rows of a step's values can begin as windows."""
     step = graph.steps[index]
-    while isinstance(step.op, Affine) and step.op.form == "diagonal" and len(step.shape) == 3:
-        step = graph.steps[step.inputs[0]]
-    return isinstance(step.op, Affine) and step.op.stencil is not None and len(step.shape) == 3
+    return len(step.shape) == 3 and not isinstance(step.op, Nonlinear) and bool(step.inputs) and _walks(graph, step)
 
 
 def window_bounds(start: Interval, relaxed: Relaxed, index: int, places: Tensor) -> tuple[Tensor, Tensor]:
