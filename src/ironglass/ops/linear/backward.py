@@ -259,5 +259,5 @@ def dot(rows: Tensor, values: Tensor) -> Tensor:
         raise ValueError(f"{tuple(values.shape)} values for rows {tuple(rows.shape)}")
     total = rows.new_zeros(rows.shape[:2], dtype=torch.float64)
     for part, value in zip(torch.split(rows, BLOCK, 2), torch.split(values, BLOCK, 1), strict=True):
-        total = total + (part @ value[..., None])[..., 0]
+        total = total + (value[:, None] @ part.mT)[:, 0]  # much faster than rows times a column
     return total

@@ -11,7 +11,7 @@ from torch import Tensor
 from ironglass.ops.bounds import Interval, bound
 
 from .backward import Loss, Relaxed, add
-from .engine import tightened
+from .engine import both, tightened
 from .relaxations import Lines, Planes
 from .slopes import climbed
 
@@ -45,7 +45,7 @@ def sharpened(
     losses: dict[int, Loss] = {}
     for index, step in enumerate(graph.steps):
         found = bound(step, [values[i] for i in step.inputs]) if step.inputs else start
-        values[index] = _both(found, old[index])
+        values[index] = both(found, old[index])
         if not index:
             continue
         add(graph, values, index, lines, losses, "adaptive")
@@ -58,11 +58,6 @@ def sharpened(
 
 def _climb(start: Interval, relaxed: Relaxed, index: int, steps: int, rate: float, rows: Tensor) -> Tensor:
     return climbed(start, rows, relaxed, at=index, steps=steps, rate=rate)[0]
-
-
-def _both(one: Interval, other: Interval) -> Interval:
-    lower = torch.where(other.lower > one.lower, other.lower, one.lower)
-    return Interval(lower, torch.where(other.upper < one.upper, other.upper, one.upper), one.ball)
 
 
 def _costly(relaxed: Relaxed, tape: Mapping[int, Tensor], share: float) -> dict[int, Tensor]:
