@@ -25,7 +25,13 @@ WIDE = 1 << 22
 """How many, were they not windows, where rows are."""
 
 
-def intervals(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes = "adaptive") -> dict[int, Interval]:
+def intervals(
+    graph: Graph,
+    start: Interval,
+    how: How = "linear",
+    slopes: Slopes = "adaptive",
+    known: Mapping[int, Interval] | None = None,
+) -> dict[int, Interval]:
     """Returns the intervals of all steps by index.
 
     Args:
@@ -34,6 +40,8 @@ def intervals(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes
         how: ``interval`` carries them forward alone. ``linear`` also pulls a row back for each value that a nonlinear
             step reads and may bend, and keeps the tighter of both.
         slopes: how lines are chosen.
+        known: intervals of some steps that hold already, such as those of a region around this one. What they show not
+            to be bent gets no row.
     """
     values: dict[int, Interval] = {}
     relaxed = Relaxed(graph, values)
@@ -41,6 +49,8 @@ def intervals(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes
     readers = _readers(graph)
     for index, step in enumerate(graph.steps):
         values[index] = bound(step, [values[i] for i in step.inputs]) if step.inputs else start
+        if known is not None and index in known:
+            values[index] = both(values[index], known[index])
         mixed[index] = _mixed(graph, index, mixed, start)
         if how == "interval" or not index:
             continue
@@ -50,6 +60,12 @@ def intervals(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes
             values[index] = _tightened(start, relaxed, index, bends)
             mixed[index] = 1
     return values
+
+
+def both(one: Interval, other: Interval) -> Interval:
+    """Returns what lies in both of two intervals that hold."""
+    lower = torch.where(other.lower > one.lower, other.lower, one.lower)
+    return Interval(lower, torch.where(other.upper < one.upper, other.upper, one.upper), one.ball)
 
 
 def margins(
