@@ -26,6 +26,7 @@ VERBS = {
     "explain": "methods",
     "certify": "methods",
     "metric": "methods",
+    "bench": "bench",
     "list": "show",
     "show": "show",
     "report": "report",

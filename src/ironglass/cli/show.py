@@ -24,9 +24,11 @@ CALLS = {
     "explain": "model, x, target=None",
     "certify": "model, x, y, ig.{norm}({eps})",
     "estimate": "model, x, y, ig.{norm}({eps})",
+    "smoothed": "model, x, y, ig.{norm}({eps})",
     "metric": "model, attribution",
     "diagnose": "model, x, y, ig.{norm}({eps})",
     "study": "models, x, y{threat}",
+    "experiment": "",
     "defence": "model",
     "network_defence": "model, x, y, ig.{norm}({eps})",
     "detector": "model, x",
@@ -37,7 +39,9 @@ LINES = {
     "explain": "--index 0:8 -o maps.html",
     "certify": "--norm {low} --eps {eps}",
     "estimate": "--norm {low} --eps {eps}",
+    "smoothed": "--norm {low} --eps {eps}",
     "diagnose": "--norm {low} --eps {eps}",
+    "experiment": "-o {name}.html",
 }
 CLASSES = 10
 
@@ -100,11 +104,15 @@ def _show(screen: Screen, method: str) -> None:
 
 def example(card: Card) -> str:
     """Returns a command line to copy; empty where the family has no verb."""
+    if card.family == "bench" and card.decorator == "study":
+        threat = f"--norm {card.norms[0]} --eps {RADII[card.norms[0]]} " if card.norms else ""
+        return f"ironglass bench {card.name} net.py:one net.py:other --data test.npz {threat}-o {card.name}.html"
     if card.decorator not in LINES:
         return ""
     low, eps = _threat(card)
-    line = f"ironglass {card.family} {card.name} net.py:make --data test.npz "
-    return line + LINES[card.decorator].format(low=low, eps=eps)
+    models = "" if card.decorator == "experiment" else "net.py:make --data test.npz "
+    line = f"ironglass {card.family} {card.name} {models}"
+    return line + LINES[card.decorator].format(low=low, eps=eps, name=card.name)
 
 
 def python(card: Card) -> str:
@@ -113,8 +121,8 @@ def python(card: Card) -> str:
     norm = low.capitalize()
     threat = f", ig.{norm}({eps})" if card.norms else ""
     call = CALLS.get(card.decorator, "model, …").format(norm=norm, eps=eps, threat=threat)
-    options = "".join(f", {option.name}={option.default!r}" for option in card.options)
-    return f"ig.{card.family}.{card.name}({call}{options})"
+    parts = [call, *(f"{option.name}={option.default!r}" for option in card.options)]
+    return f"ig.{card.family}.{card.name}({', '.join(part for part in parts if part)})"
 
 
 def _threat(card: Card) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from ironglass.core.errors import BudgetExceeded, InputError
 
 if TYPE_CHECKING:
     from ironglass.core.diagnosis import Diagnosis
-    from ironglass.core.results import AttackResult, Attribution, Certificate, Estimate, Result
+    from ironglass.core.results import AttackResult, Attribution, Certificate, Estimate, Result, Smoothed
     from ironglass.core.values import Norm, Threat
 
 ENDINGS = {"save": (".safetensors",), "output": (".html", ".safetensors")}
@@ -71,13 +71,16 @@ def attack(ask: Ask, case: Subject) -> int:
 
 
 def certify(ask: Ask, case: Subject) -> int:
-    """Certifies, and says what is proven; an estimate is called one."""
+    """Certifies, and says what is proven; an estimate is called one, and so is a promise on a smoothed classifier."""
     from ironglass.cli import summary
 
     result = _judged(ask, case, case.data.x, case.data.y, _threat(ask))
     if ask.card.decorator == "estimate":
         figures = summary.estimate(cast("Estimate", result))
         lines = summary.estimate_lines(figures)
+    elif ask.card.decorator == "smoothed":
+        figures = summary.smoothed(cast("Smoothed", result))
+        lines = summary.smoothed_lines(figures)
     else:
         figures = summary.certificate(cast("Certificate", result))
         lines = summary.certificate_lines(figures)

@@ -70,6 +70,10 @@ class Model(Protocol):
     classes: int
 
     @property
+    def undefended(self) -> Model | None:
+        """The same model without its defence, where it has one and a study wants to know what the defence adds."""
+
+    @property
     def names(self) -> Sequence[str]:
         """The classes' names; empty where they have none."""
 

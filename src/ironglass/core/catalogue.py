@@ -13,16 +13,27 @@ from typing import Any
 from .errors import InputError, suggest
 
 PACKAGE = Path(__file__).resolve().parents[1]
-FAMILIES = ("explain", "visualize", "attack", "poison", "leak", "defend", "certify", "metric")
-DECORATORS = (
-    *("attack", "explain", "certify", "estimate", "metric", "diagnose", "study"),
-    *("defence", "network_defence", "detector", "uncertainty"),
-)
+FAMILIES = ("explain", "visualize", "attack", "poison", "leak", "defend", "certify", "metric", "bench")
+HOMES = {
+    "attack": "attack",
+    "explain": "explain",
+    "certify": "certify",
+    "estimate": "certify",
+    "smoothed": "certify",
+    "metric": "metric",
+    "diagnose": "metric",
+    "study": "metric",
+    "uncertainty": "explain",
+    "train": "defend",
+    "defence": "defend",
+    "network_defence": "defend",
+    "detector": "defend",
+    "experiment": "bench",
+}
+"""The family of each kind of method, where its file does not say another."""
+DECORATORS = tuple(HOMES)
 MADE = ("defence", "network_defence", "detector")
 """Kinds of method that make something of a model: they have no result of their own."""
-HOMES = {"estimate": "certify", "diagnose": "metric", "study": "metric", "uncertainty": "explain"}
-HOMES |= dict.fromkeys(MADE, "defend")
-"""The family of a kind of method whose name is not the kind's own."""
 LADDER = ("labels", "scores", "gradient", "internals", "training")
 TAXONOMY = {
     "scope": ("local", "global"),
@@ -205,7 +216,7 @@ def card_of(function: Callable[..., Any], decorator: str, literals: Mapping[str,
         if parameter.kind is parameter.KEYWORD_ONLY
     ]
     parts = function.__module__.split(".")
-    family = parts[1] if len(parts) > 1 and parts[1] in FAMILIES else HOMES.get(decorator, decorator)
+    family = parts[1] if len(parts) > 1 and parts[1] in FAMILIES else HOMES[decorator]
     return make_card(
         function.__name__, family, decorator, function.__module__, inspect.getdoc(function) or "", literals, options
     )

@@ -44,6 +44,14 @@ class Map:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Proof:
+    """What a proof returns when it knows more than the margin: counterexamples ``(N, *shape)``, x where it has none."""
+
+    margin: Tensor
+    counterexample: Tensor
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Result:
     """What every method's result carries: the inputs, the method, its options, and what it cost.
@@ -74,7 +82,7 @@ class Result:
     def _repr_png_(self) -> bytes | None:
         """Shows the figure in a notebook, where there is one of this kind."""
         try:
-            return cast(bytes, importlib.import_module("ironglass.report.plots").png(self))
+            return cast(bytes, importlib.import_module("ironglass.report.plots").png(self.plot()))
         except InputError:
             return None
 
@@ -82,7 +90,7 @@ class Result:
         """Writes one safetensors file that `load` reads back."""
         from safetensors.torch import save_file
 
-        tensors, plain = {}, {"kind": type(self).__name__}
+        tensors, plain = {}, {"kind": type(self).__name__, "home": type(self).__module__}
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, Tensor):
@@ -130,20 +138,18 @@ def load(path: str | Path) -> Result:
     """
     from safetensors import SafetensorError, safe_open
 
-    from .diagnosis import Check, Diagnosis, Study  # which build on this module
-    from .uncertainty import Uncertainty
+    from .diagnosis import Check  # which builds on this module
 
-    known = (AttackResult, Attribution, Certificate, Estimate, Score, Diagnosis, Study, Uncertainty)
-    kinds: dict[str, type[Result]] = {kind.__name__: kind for kind in known}
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             plain = dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read {path}: {error}", "give a file that a result's save() wrote") from error
-    if plain.get("kind") not in kinds:
+    kind = _kind(plain.get("home", ""), plain.get("kind", ""))
+    if kind is None:
         raise InputError(f"{path} holds no Ironglass result", "give a file that a result's save() wrote")
-    values: dict[str, Any] = {name: json.loads(value) for name, value in plain.items() if name != "kind"}
+    values: dict[str, Any] = {name: json.loads(value) for name, value in plain.items() if name not in ("kind", "home")}
     if "threat" in values:
         values["threat"] = Threat(**values["threat"], mask=tensors.pop("threat.mask", None))
     if "cost" in values:
@@ -153,8 +159,19 @@ def load(path: str | Path) -> Result:
     extras = {name: tensors.pop(name) for name in list(tensors) if name.startswith("extras.")}
     if extras:
         values["extras"] = {name.removeprefix("extras."): extra for name, extra in extras.items()}
-    result: Result = kinds[plain["kind"]](**values, **tensors)
-    return result
+    return kind(**values, **tensors)
+
+
+def _kind(home: str, name: str) -> type[Result] | None:
+    """Returns the class of results of that name in a module of ours; no other module is ever imported."""
+    parts = home.split(".")
+    if parts[0] != "ironglass" or not all(part.isidentifier() for part in parts):
+        return None
+    try:
+        found = getattr(importlib.import_module(home), name, None)
+    except ImportError:
+        return None
+    return found if isinstance(found, type) and issubclass(found, Result) else None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -227,13 +244,17 @@ class Attribution(Result):
 class Certificate(Result):
     """What is proven: ``verified`` is True only where the ``margin``, a sound lower bound, is positive.
 
-    Not verified means *not proven*, never *unsafe*.
+    Not verified means *not proven*, never *unsafe*: unsafe is what the runner itself has seen to be labelled otherwise.
+    Methods that search for it give the ``counterexample``, a point of the ball (x where they have none), and
+    ``falsified`` says where that changes the label; both are None for methods that do not search.
     """
 
     verified: Tensor
     margin: Tensor
     y: Tensor
     threat: Threat
+    falsified: Tensor | None = None
+    counterexample: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -245,6 +266,28 @@ class Estimate(Result):
     y: Tensor
     threat: Threat
     seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Smoothed(Result):
+    """What holds of a *smoothed* classifier, with a probability: no proof, and nothing of the bare model.
+
+    The smoothed classifier decides as the model does most often on x with noise. With probability ``confidence``, a
+    sample at a time, its ``decision`` (N,) stays the same within the l2 ``radius`` (N,); where it abstains they are -1
+    and 0.
+    """
+
+    decision: Tensor
+    radius: Tensor
+    confidence: float
+    y: Tensor
+    threat: Threat
+    seed: int | None = None
+
+    @property
+    def holds(self) -> Tensor:
+        """Whether the smoothed classifier is right, and keeps its decision under the threat ``(N,)``."""
+        return (self.decision == self.y) & (self.radius > self.threat.eps)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

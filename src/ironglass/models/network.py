@@ -265,6 +265,27 @@ class Torch(Backend):
         twin = copy.deepcopy(self._whole)
         return twin.eval().requires_grad_(False)
 
+    @property
+    def whole(self) -> Whole:
+        """The network in the user's units, as it runs."""
+        return self._whole
+
+    def apprentice(self) -> Torch:
+        """Returns the same on a copy of the network, to be trained: parameters that are frozen here are frozen there.
+
+        Raises:
+            InputError: if Python cannot copy the network.
+        """
+        twin = copy.copy(self)
+        try:
+            twin._whole = copy.deepcopy(self._whole)
+        except Exception as error:
+            raise InputError(
+                f"the network cannot be copied: {type(error).__name__}: {error}", "keep locks and open files out of it"
+            ) from error
+        twin._copy, twin._print, twin._optimize, twin._surveys = None, None, False, {}
+        return twin
+
     def parameter_layers(self, x: Tensor) -> list[str]:
         """Returns the layers that hold parameters or running statistics themselves, in the order they begin."""
         return list(self._survey(x).holders)

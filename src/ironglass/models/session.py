@@ -46,6 +46,7 @@ class Session:
         self._ids = torch.arange(len(x), device=x.device) if ids is None else ids
         self._backend = adapter.backend if backend is None else backend
         self._keys: Tensor | None = None
+        self.undefended: Session | None = None
 
     def labels(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Returns the predicted labels ``(n,)``."""

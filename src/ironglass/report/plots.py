@@ -19,6 +19,8 @@ from ironglass.core.errors import InputError
 from ironglass.core.results import AttackResult, Attribution, Result
 from ironglass.core.uncertainty import Uncertainty
 
+from .figures import figure as figure_of
+
 Array = NDArray[np.float64]
 SIDE = 2.1
 LISTED = 10
@@ -46,6 +48,9 @@ def plot(*results: Result, rows: int = 6, names: Sequence[str] = ()) -> Figure:
             raise InputError("the attributions are of different samples", "plot those of the same samples together")
         draw = _maps if all(map(_drawable, attributions)) else _bars
         return draw(attributions, rows, names)
+    charts = results[0].charts() if len(results) == 1 and isinstance(results[0], Study) else ()
+    if charts:
+        return figure_of(charts[0])
     if len(results) == 1 and isinstance(results[0], AttackResult) and _drawable(results[0]):
         return _attacked(results[0], rows, names)
     if len(results) == 1 and isinstance(results[0], Uncertainty):
@@ -58,13 +63,16 @@ def plot(*results: Result, rows: int = 6, names: Sequence[str] = ()) -> Figure:
             diagram: Figure = unsure.reliability(results[0])
             return diagram
     kinds = ", ".join(sorted({type(result).__name__ for result in results})) or "nothing"
-    raise InputError(f"there is no figure of {kinds}", "plot attributions, one attack on pictures, or uncertainty")
+    raise InputError(
+        f"there is no figure of {kinds}",
+        "plot attributions, one attack on pictures, uncertainty, or a study with figures",
+    )
 
 
-def png(*results: Result) -> bytes:
+def png(figure: Figure) -> bytes:
     """Returns the figure as a PNG file."""
     buffer = io.BytesIO()
-    plot(*results).savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 

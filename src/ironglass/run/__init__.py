@@ -1,6 +1,7 @@
 """The runner: the only loop over data. It checks, shards, meters, judges and caches; methods do none of it."""
 
 from .runner import Runner, run
-from .study import run_study
+from .study import run_experiment, run_study
+from .training import run_training
 
-__all__ = ["Runner", "run", "run_study"]
+__all__ = ["Runner", "run", "run_experiment", "run_study", "run_training"]

@@ -15,7 +15,18 @@ from ironglass.core.catalogue import FINISH, LADDER
 from ironglass.core.diagnosis import Diagnosis, Examined
 from ironglass.core.errors import AccessError, BudgetExceeded, InputError, IronglassError, MethodFailed
 from ironglass.core.method import Method
-from ironglass.core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Map, Result, Score
+from ironglass.core.results import (
+    AttackResult,
+    Attribution,
+    Certificate,
+    Cost,
+    Estimate,
+    Map,
+    Proof,
+    Result,
+    Score,
+    Smoothed,
+)
 from ironglass.core.values import Avoid, Goal, Threat
 from ironglass.models.adapter import Adapter
 from ironglass.models.meter import Meter
@@ -93,7 +104,10 @@ def join(results: list[Result]) -> Result:
     if isinstance(first, Attribution):
         parts = [cast(Attribution, result).extras for result in results]
         changes["extras"] = {name: torch.cat([part[name] for part in parts]) for name in first.extras}
-    if isinstance(first, AttackResult | Certificate | Estimate | Diagnosis) and first.threat.mask is not None:
+    if (
+        isinstance(first, AttackResult | Certificate | Estimate | Smoothed | Diagnosis)
+        and first.threat.mask is not None
+    ):
         masks = [cast(AttackResult, result).threat.mask for result in results]
         if any(mask is not None and len(mask) > 1 for mask in masks):
             changes["threat"] = replace(first.threat, mask=torch.cat([cast(Tensor, mask) for mask in masks]))
@@ -113,6 +127,7 @@ def judge(model: Adapter, job: Job) -> Result:
         "explain": _explain,
         "certify": _certify,
         "estimate": _estimate,
+        "smoothed": _smoothed,
         "metric": _metric,
         "diagnose": _diagnose,
     }
@@ -266,8 +281,20 @@ def _explain(model: Adapter, job: Job) -> Attribution:
 def _certify(model: Adapter, job: Job) -> Certificate:
     y, threat = job.inputs
     session, meter = _open(model, job)
-    margin = job.method.raw(session, job.x, y, threat, **job.options)
+    found = job.method.raw(session, job.x, y, threat, **job.options)
+    margin = found.margin if isinstance(found, Proof) else found
     proven = margin.isfinite() & (margin > 0)
+    broken = counterexample = None
+    if isinstance(found, Proof):
+        counterexample = lp.project(_like(found.counterexample, job.x, job), job.x, threat, model.bounds)
+        broken = model.outputs(counterexample).argmax(1) != y
+        both = (proven & broken).nonzero()[:, 0].tolist()
+        if both:
+            raise MethodFailed(
+                f"{job.method.card.name} proves samples {both[:5]} safe and has a point that breaks them: one of the "
+                "two is wrong, and that is a bug of Ironglass",
+                "please report it with this model and these samples; trust neither result",
+            )
     return Certificate(
         x=job.x,
         method=job.method.card.name,
@@ -277,6 +304,8 @@ def _certify(model: Adapter, job: Job) -> Certificate:
         margin=margin,
         y=y,
         threat=threat,
+        falsified=broken,
+        counterexample=counterexample,
     )
 
 
@@ -291,6 +320,24 @@ def _estimate(model: Adapter, job: Job) -> Estimate:
         cost=meter.cost,
         radius=radius,
         quality=quality,
+        y=y,
+        threat=threat,
+        seed=job.options.get("seed"),
+    )
+
+
+def _smoothed(model: Adapter, job: Job) -> Smoothed:
+    y, threat = job.inputs
+    session, meter = _open(model, job)
+    decision, radius, confidence = job.method.raw(session, job.x, y, threat, **job.options)
+    return Smoothed(
+        x=job.x,
+        method=job.method.card.name,
+        options=job.options,
+        cost=meter.cost,
+        decision=decision,
+        radius=radius,
+        confidence=confidence,
         y=y,
         threat=threat,
         seed=job.options.get("seed"),

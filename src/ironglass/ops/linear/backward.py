@@ -1,0 +1,263 @@
+r"""Rows pulled back through a graph: lower bounds of linear functions of a step's values.
+
+A row :math:`A` of a step's values :math:`v` starts as :math:`A v`, and at each step before it becomes a row of that
+step's inputs, and an offset:
+
+.. math:: A (W x + b) = (A W) x + A b, \qquad
+          A\, s(z) \ge (A^+ a_l + A^- a_u)\, z + A^+ b_l + A^- b_u
+
+Rows meet where a value is used more than once, and are added there. At the input the least value over box and ball is
+known: :math:`A m - |A| r` and :math:`A x_0 - \varepsilon \|A\|_q`, of which the larger holds.
+
+**Rounding.** The bounds hold for the network as it runs in floating point, as `ops.bounds` has it. Where the network's
+own step is off by at most :math:`\nu`, :math:`|A|\,\nu` is taken off. As :math:`\nu` counts what our products of the
+same size lose too, this covers :math:`A W`. What else is rounded, dot products in blocks and each line's slope times
+its row, widens the offsets that it meets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ironglass.ops.bounds import SPARE, Interval, eps_of, gamma, rounding
+from ironglass.ops.graph import Absolute, Affine, Cat, Graph, Monotone, Step, Sum, Valley
+
+from .curves import Side
+from .relaxations import Lines, Planes, Slopes, relaxed
+
+BLOCK = 512
+"""Products summed in the bounds' dtype before the sums are summed in float64."""
+Nonlinear = (Monotone, Valley, Absolute)
+
+
+class Loss(NamedTuple):
+    """What rounding takes off at a step, ``|A|`` times ``each`` and ``fixed`` ``(N,)``; and the step's bias."""
+
+    each: Tensor
+    fixed: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Relaxed:
+    """A graph on a region: between which lines its nonlinear steps lie, and what rounding may add.
+
+    Args:
+        graph: of the network.
+        values: intervals by step, for every step that rows pass and its inputs.
+        lines: of the nonlinear steps.
+        losses: of the others.
+    """
+
+    graph: Graph
+    values: Mapping[int, Interval]
+    lines: Mapping[int, Lines | Planes]
+    losses: Mapping[int, Loss]
+
+
+def unit_of(graph: Graph, dtype: torch.dtype) -> float:
+    """Returns the relative error of a dot product in blocks, with all that is added to it after."""
+    largest = max(math.prod(step.shape) for step in graph.steps)
+    return 2 * gamma(BLOCK + largest // BLOCK + 4 * len(graph.steps) + SPARE, eps_of(dtype))
+
+
+def relax(graph: Graph, values: Mapping[int, Interval], slopes: Slopes = "adaptive", at: int | None = None) -> Relaxed:
+    """Returns the lines and losses of all steps that lead to one.
+
+    Args:
+        graph: of the network.
+        values: intervals by step, from `intervals` or `ops.bounds.propagate`.
+        slopes: how lines are chosen.
+        at: the step, or the last one.
+    """
+    lines: dict[int, Lines | Planes] = {}
+    losses: dict[int, Loss] = {}
+    for index in reached(graph, at):
+        add(graph, values, index, lines, losses, slopes)
+    return Relaxed(graph, values, lines, losses)
+
+
+def reached(graph: Graph, at: int | None = None) -> list[int]:
+    """Returns the steps that lead to one, in the order they run, without the input."""
+    end = len(graph.steps) - 1 if at is None else at
+    needed = {end}
+    for index in range(end, 0, -1):
+        if index in needed:
+            needed.update(graph.steps[index].inputs)
+    return sorted(needed - {0})
+
+
+def add(
+    graph: Graph,
+    values: Mapping[int, Interval],
+    index: int,
+    lines: dict[int, Lines | Planes],
+    losses: dict[int, Loss],
+    slopes: Slopes,
+) -> None:
+    """Writes down one step's lines and losses."""
+    step = graph.steps[index]
+    inputs = [values[i] for i in step.inputs]
+    unit = unit_of(graph, inputs[0].lower.dtype)
+    if isinstance(step.op, Nonlinear):
+        lines[index] = _widened(relaxed(step, inputs[0], slopes), inputs[0], unit)
+    else:
+        losses[index] = _loss(step, inputs, unit)
+
+
+def _widened(found: Lines | Planes, x: Interval, unit: float) -> Lines | Planes:
+    """The lines, moved outward by what is lost where rows pass them."""
+    largest = x.largest()
+    eps = eps_of(largest.dtype)
+    if isinstance(found, Planes):
+        pool = found.pool
+        size = largest.flatten(-pool.dims)[..., pool.places]
+        lost = [
+            (side.slope.abs() * size).sum(-1) * (4 * eps * pool.places.shape[1]) for side in (found.lower, found.upper)
+        ]
+    else:
+        steepest = max(map(abs, found.choice))
+        below = found.lower.slope.abs()
+        below = below if found.free is None else torch.where(found.free, below.clamp(min=steepest), below)
+        lost = [below * largest * (2 * eps), found.upper.slope.abs() * largest * (2 * eps)]
+    down = found.lower.offset - (lost[0] + found.lower.offset.abs() * unit)
+    up = found.upper.offset + (lost[1] + found.upper.offset.abs() * unit)
+    return replace(found, lower=Side(found.lower.slope, down), upper=Side(found.upper.slope, up))
+
+
+def _loss(step: Step, inputs: list[Interval], unit: float) -> Loss:
+    each, op, bias = rounding(step, inputs, rows=True), step.op, None
+    largest = torch.stack([x.largest().flatten(1).amax(1) for x in inputs]).amax(0)
+    if each.ndim:
+        each = each * (1 + unit)
+    if isinstance(op, Affine) and op.bias is not None and op.size is not None:
+        nothing = each.new_zeros(1, *inputs[0].lower.shape[1:])
+        bias, each = op(nothing), each + op.absolute(nothing, op.size) * unit
+    tiny = 4 * torch.finfo(largest.dtype).tiny
+    count = sum(math.prod(x.lower.shape[1:]) for x in inputs) * (math.prod(step.shape) + 1)
+    return Loss(each, largest.double() * (tiny * count), bias)
+
+
+def lower(
+    start: Interval,
+    rows: Tensor,
+    relaxed: Relaxed,
+    *,
+    at: int | None = None,
+    alphas: Mapping[int, Tensor] | None = None,
+    betas: Mapping[int, Tensor] | None = None,
+    tape: dict[int, Tensor] | None = None,
+) -> Tensor:
+    r"""Returns sound lower bounds of ``rows · values`` of a step over a region, float64 ``(N, R)``.
+
+    Args:
+        start: the region, from `ops.bounds.region` or a box of one's own; N of them.
+        rows: ``(N, R, *shape)`` in the region's dtype.
+        relaxed: of the graph on these regions, from `relax`.
+        at: the step whose values are meant; the scores if None.
+        alphas: by nonlinear step, lower slopes ``(N, R, *shape)``: taken where the lines are ``free`` and within their
+            ``choice``.
+        betas: by nonlinear step ``(N, 1 or R, *shape)``, subtracted from the rows of its input: for a multiplier
+            :math:`\beta \ge 0` of the constraint :math:`s z \ge 0`, give :math:`\beta s`.
+        tape: gets the rows ``(N, R, *shape)`` of each nonlinear step's output, and of the input under 0.
+    """
+    graph, end = relaxed.graph, len(relaxed.graph.steps) - 1 if at is None else at
+    waiting = {end: rows}
+    unit = unit_of(graph, rows.dtype)
+    total = rows.new_zeros(rows.shape[:2], dtype=torch.float64)
+    for index in range(end, 0, -1):
+        if index not in waiting:
+            continue
+        step, a = graph.steps[index], waiting.pop(index)
+        if isinstance(step.op, Nonlinear):
+            if tape is not None:
+                tape[index] = a
+            alpha = None if alphas is None else alphas.get(index)
+            part, gain = _through(a, relaxed.lines[index], graph.steps[step.inputs[0]].shape, alpha)
+            total = total + gain
+            if betas is not None and index in betas:
+                part = part - betas[index]
+                total = total - dot(part.abs(), relaxed.values[step.inputs[0]].largest() * (2 * eps_of(part.dtype)))
+            parts = [part]
+        else:
+            loss = relaxed.losses[index]
+            total = total - loss.fixed[:, None]
+            if loss.each.ndim:
+                total = total - dot(a.abs(), loss.each)
+            if loss.bias is not None:
+                total = total + dot(a, loss.bias)
+            parts = _back(graph, step, a)
+        for i, part in zip(step.inputs, parts, strict=True):
+            if i in waiting:
+                waiting[i] = waiting[i] + part
+                total = total - dot(waiting[i].abs(), relaxed.values[i].largest() * (2 * eps_of(part.dtype)))
+            else:
+                waiting[i] = part
+    if not waiting:
+        return total
+    if tape is not None:
+        tape[0] = waiting[0]
+    return total + least(waiting[0], start, unit)
+
+
+def _back(graph: Graph, step: Step, a: Tensor) -> list[Tensor]:
+    """The rows of a linear step's inputs."""
+    op, lead = step.op, a.shape[:2]
+    if isinstance(op, Affine):
+        shape = graph.steps[step.inputs[0]].shape
+        return [op.adjoint(a.flatten(0, 1), shape).reshape(*lead, *shape)]
+    if isinstance(op, Cat):
+        return list(torch.split(a, [graph.steps[i].shape[op.dim - 1] for i in step.inputs], op.dim + 1))
+    if isinstance(op, Sum):
+        factors = zip(step.inputs, op.factors, strict=True)
+        return [(a * factor).sum_to_size(*lead, *graph.steps[i].shape) for i, factor in factors]
+    return [a]
+
+
+def _through(a: Tensor, lines: Lines | Planes, shape: tuple[int, ...], alpha: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The rows of a nonlinear step's input, and what the offsets add."""
+    positive, negative = a.clamp(min=0), a.clamp(max=0)
+    gain = dot(positive, lines.lower.offset.flatten(1)) + dot(negative, lines.upper.offset.flatten(1))
+    if isinstance(lines, Planes):
+        pool = lines.pool
+        plus, minus = (part.flatten(-pool.dims)[..., None] for part in (positive, negative))
+        spread = plus * lines.lower.slope[:, None] + minus * lines.upper.slope[:, None]
+        flat = a.new_zeros(*a.shape[:2], *shape).flatten(-pool.dims)
+        return flat.index_add(-1, pool.places.flatten(), spread.flatten(-2)).reshape(*a.shape[:2], *shape), gain
+    below = lines.lower.slope[:, None]
+    if alpha is not None and lines.free is not None:
+        below = torch.where(lines.free[:, None], alpha.clamp(*lines.choice), below)
+    return positive * below + negative * lines.upper.slope[:, None], gain
+
+
+def least(a: Tensor, start: Interval, unit: float) -> Tensor:
+    """Returns the least value of rows ``(N, R, *shape)`` over a region, float64 ``(N, R)``."""
+    middle = start.lower.lerp(start.upper, 0.5)
+    radius = torch.maximum(start.upper - middle, middle - start.lower)
+    found = dot(a, middle) - dot(a.abs(), radius * (1 + 2 * unit) + middle.abs() * unit)
+    if start.ball is None:
+        return found
+    ball = start.ball
+    order = 2 if ball.norm == "l2" else torch.inf
+    length = torch.linalg.vector_norm((a * ball.scale[:, None]).flatten(2), order, 2, dtype=torch.float64)
+    noise = ball.noise * (1 + 2 * unit) + ball.centre.abs() * unit
+    inside = dot(a, ball.centre) - dot(a.abs(), noise) - ball.eps * (1 + 2.0**-40) * length
+    return torch.where(inside > found, inside, found)
+
+
+def dot(rows: Tensor, values: Tensor) -> Tensor:
+    """Returns inner products, float64: ``(N, R, *shape)`` with ``(1 or N, *shape)`` to ``(N, R)``."""
+    rows = rows.flatten(2)
+    values = values.to(rows.dtype).expand(-1, *values.shape[1:]).flatten(1)
+    if values.shape[1] != rows.shape[2]:
+        raise ValueError(f"{tuple(values.shape)} values for rows {tuple(rows.shape)}")
+    total = rows.new_zeros(rows.shape[:2], dtype=torch.float64)
+    for part, value in zip(torch.split(rows, BLOCK, 2), torch.split(values, BLOCK, 1), strict=True):
+        total = total + (part @ value[..., None])[..., 0]
+    return total

@@ -1,0 +1,178 @@
+r"""Intervals of every step, each tightened by linear bounds where a nonlinear step reads it; and margins from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ironglass.ops import margins as by_intervals
+from ironglass.ops.bounds import Interval, bound
+from ironglass.ops.graph import Absolute, Affine, Bend, Cat, Graph, Input, Monotone, Pool, Ramp, Sum, Valley
+
+from .backward import Loss, Nonlinear, Relaxed, add, lower, relax
+from .relaxations import Lines, Planes, Slopes
+
+How = Literal["linear", "interval"]
+HELD = 1 << 23
+"""How many values of rows are held at a time."""
+
+
+def intervals(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes = "adaptive") -> dict[int, Interval]:
+    """Returns the intervals of all steps by index.
+
+    Args:
+        graph: of the network.
+        start: the region, from `ops.bounds.region`.
+        how: ``interval`` carries them forward alone. ``linear`` also pulls a row back for each value that a nonlinear
+            step reads and may bend, and keeps the tighter of both.
+        slopes: how lines are chosen.
+    """
+    values: dict[int, Interval] = {}
+    lines: dict[int, Lines | Planes] = {}
+    losses: dict[int, Loss] = {}
+    mixed = [0] * len(graph.steps)
+    readers = _readers(graph)
+    for index, step in enumerate(graph.steps):
+        values[index] = bound(step, [values[i] for i in step.inputs]) if step.inputs else start
+        mixed[index] = _mixed(graph, index, mixed, start)
+        if how == "interval" or not index:
+            continue
+        bends = _bends(graph, readers[index], values[index]) if mixed[index] > 1 and readers[index] else None
+        add(graph, values, index, lines, losses, slopes)
+        if bends is not None:
+            values[index] = _tightened(start, Relaxed(graph, values, lines, losses), index, bends)
+            mixed[index] = 1
+    return values
+
+
+def margins(
+    graph: Graph,
+    start: Interval,
+    y: Tensor,
+    values: Mapping[int, Interval],
+    slopes: Slopes = "adaptive",
+    alphas: Mapping[int, Tensor] | None = None,
+) -> Tensor:
+    r"""Returns lower bounds of :math:`z_y - z_j` for all classes j, float64 ``(N, classes)``; 0 for y itself.
+
+    Args:
+        graph: of the network.
+        start: the region, from `ops.bounds.region`.
+        y: labels ``(N,)``.
+        values: intervals by step, from `intervals`.
+        slopes: how lines are chosen.
+        alphas: lower slopes, as `lower` takes them for a row a class.
+    """
+    alone = by_intervals.margins(graph, start, y, dict(values))
+    found = lower(start, differences(y, alone.shape[1], start.lower.dtype), relax(graph, values, slopes), alphas=alphas)
+    return torch.where(found > alone, found, alone)
+
+
+def differences(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Returns the rows of ``z_y - z_j`` for all j ``(N, classes, classes)``."""
+    eye = torch.eye(classes, dtype=dtype, device=y.device)
+    return eye[y][:, None] - eye
+
+
+def _readers(graph: Graph) -> list[list[int]]:
+    """Of each step the nonlinear ones that read it."""
+    readers: list[list[int]] = [[] for _ in graph.steps]
+    for index, step in enumerate(graph.steps):
+        if isinstance(step.op, Nonlinear):
+            readers[step.inputs[0]].append(index)
+    return readers
+
+
+def _mixed(graph: Graph, index: int, mixed: list[int], start: Interval) -> int:
+    """How often values were mixed since an interval was as tight as can be: 1 is as good as a row."""
+    step = graph.steps[index]
+    op, before = step.op, max((mixed[i] for i in step.inputs), default=0)
+    if isinstance(op, Input):
+        return 0
+    if isinstance(op, Nonlinear):
+        return 1
+    if isinstance(op, Cat) or (isinstance(op, Affine) and op.form in ("move", "diagonal")):
+        return before
+    if isinstance(op, Affine) and (start.ball is None or op.form in ("matrix", "kernel") or before):
+        return before + 1
+    if isinstance(op, Sum) and start.ball is None and before == 0 and len(set(step.inputs)) == len(step.inputs):
+        return 1 if len(step.inputs) == 1 else 2
+    return before + 2
+
+
+def _bends(graph: Graph, readers: list[int], x: Interval) -> Tensor | None:
+    """Which values of an interval a nonlinear step bends ``(N, *shape)``; None if none."""
+    found = torch.zeros_like(x.lower, dtype=torch.bool)
+    for index in readers:
+        op = graph.steps[index].op
+        assert isinstance(op, Monotone | Valley | Absolute)
+        shape = Bend(0.0, -1, 1) if isinstance(op, Absolute) else op.shape
+        if isinstance(shape, Bend):
+            found = found | ((x.lower < shape.at) & (x.upper > shape.at))
+        elif isinstance(shape, Ramp):
+            for corner in (shape.low, shape.high):
+                found = found | ((x.lower < corner) & (x.upper > corner))
+        elif isinstance(shape, Pool):
+            found = found | _rivals(shape, x)
+        else:
+            found = found | (x.lower < x.upper)
+    return found if bool(found.any()) else None
+
+
+def _rivals(pool: Pool, x: Interval) -> Tensor:
+    """Which values may be the largest of a window where another may be it too."""
+    lower, upper = x.lower.flatten(-pool.dims), x.upper.flatten(-pool.dims)
+    ground = torch.where(pool.real, lower[..., pool.places], -torch.inf).amax(-1, keepdim=True)
+    rival = pool.real & (upper[..., pool.places] > ground)
+    rival = rival & (rival.sum(-1, keepdim=True) > 1)
+    flat = torch.zeros_like(lower).index_add(-1, pool.places.flatten(), rival.flatten(-2).to(lower))
+    return (flat > 0).reshape(x.lower.shape)
+
+
+def _tightened(start: Interval, relaxed: Relaxed, index: int, which: Tensor) -> Interval:
+    """The interval of a step, with a row pulled back either way for some of its values."""
+    which = which.flatten(1)
+    places = which.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(which.sum(1).max())]
+    return tightened(start, relaxed, index, places, lambda rows: lower(start, rows, relaxed, at=index))
+
+
+def tightened(
+    start: Interval, relaxed: Relaxed, index: int, places: Tensor, bound_rows: Callable[[Tensor], Tensor]
+) -> Interval:
+    """Returns the interval of a step, cut with the bounds of rows for some of its values.
+
+    Args:
+        start: the region.
+        relaxed: of the graph on it.
+        index: of the step.
+        places: in the flattened values ``(N, k)``.
+        bound_rows: from rows ``(N, R, *shape)`` to lower bounds ``(N, R)``.
+    """
+    x = relaxed.values[index]
+    low, high = x.lower.flatten(1), x.upper.flatten(1)
+    widest = max(math.prod(step.shape) for step in relaxed.graph.steps[: index + 1])
+    group = max(1, HELD // (2 * widest * len(places)))
+    for part in torch.split(places, group, 1):
+        rows = torch.zeros(*part.shape, low.shape[1], dtype=low.dtype, device=low.device)
+        rows = rows.scatter(2, part[..., None], 1.0).reshape(*part.shape, *x.lower.shape[1:])
+        least, most = bound_rows(torch.cat([rows, -rows], 1)).chunk(2, 1)
+        low = _kept(low, part, _down(least, low.dtype), torch.gt)
+        high = _kept(high, part, -_down(most, low.dtype), torch.lt)
+    return Interval(low.reshape(x.lower.shape), high.reshape(x.lower.shape), x.ball)
+
+
+def _kept(ends: Tensor, places: Tensor, found: Tensor, better: object) -> Tensor:
+    own = ends.gather(1, places)
+    assert callable(better)
+    return ends.scatter(1, places, torch.where(better(found, own), found, own))
+
+
+def _down(found: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.float64:
+        return found
+    rounded = found.to(dtype)
+    return torch.where(rounded > found, torch.nextafter(rounded, torch.full_like(rounded, -torch.inf)), rounded)
