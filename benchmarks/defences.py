@@ -99,13 +99,11 @@ def job_photos(scale: float) -> None:
     net, x, y = photos()
     models = {
         "4 bits": ig.defend.feature_squeezing(net, bits=4),
-        "5 bits": ig.defend.feature_squeezing(net, bits=5),
         "median 2": ig.defend.feature_squeezing(net, bits=None, median=2),
         "non-local 11 3 4": ig.defend.feature_squeezing(net, bits=None, non_local=(11, 3, 4)),
     }
     for name, model in {"undefended": net, **models}.items():
         print(f"{name}: legitimate accuracy {accuracy(model, x, y)} of {len(y)}")
-    del models["5 bits"]
     few = part(x, y, int(50 * scale))
     attacks = (ig.attack.fgsm, ig.attack.pgd.with_(steps=10))
     for name, model in models.items():
@@ -114,7 +112,7 @@ def job_photos(scale: float) -> None:
             show(study)
             mean_row(study)
     only = {"4 bits": models["4 bits"]}
-    l2 = (ig.attack.carlini_wagner.with_(steps=60), ig.attack.deepfool)
+    l2 = (ig.attack.deepfool, ig.attack.ddn.with_(steps=30))
     show(ig.metric.defence_report(only, *part(x, y, int(20 * scale)), ig.L2(float("inf")), attacks=l2))
 
 
@@ -153,7 +151,7 @@ def job_random(scale: float) -> None:
     models = {name: ig.defend.input_randomization(net, **each) for name, each in options.items()}
     models["30 passes, flips"] = ig.defend.input_randomization(net, passes=30, flips=True, samples=30)
     for name in ("one draw", "30 passes, flips"):
-        some = part(x, y, 100 if name != "one draw" else len(x))
+        some = part(x, y, int(50 * scale) if name != "one draw" else len(x))
         print(f"{name}: legitimate accuracy {accuracy(models[name], *some)} of {len(some[1])}")
     print(f"undefended {accuracy(net, x, y)}")
     few = part(x, y, int(24 * scale))
