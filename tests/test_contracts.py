@@ -6,7 +6,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -337,3 +337,14 @@ def test_through_a_defence_two_workers_give_the_same_bits_as_one(card: Card, wor
     model = getattr(model, "guarded", model)
     one, two = (call(get("fgsm").card, Runner(model, pool=pool), x) for pool in (None, workers))
     assert same(one, two)
+
+
+@pytest.mark.slow
+@every
+def test_every_method_takes_a_defended_model(card: Card) -> None:
+    x, net = images(5), small_cnn().eval()
+    random = get("input_randomization").with_(smallest=0.7, largest=1.0, samples=2)
+    for defence in (get("feature_squeezing"), random):
+        model = cast(Any, defence)(net)
+        if LADDER.index(card.access) <= LADDER.index("internals") and card.decorator != "uncertainty":
+            call(card, model, x)

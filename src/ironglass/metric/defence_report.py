@@ -55,7 +55,7 @@ def defence_report(
     cost = Cost()
     for name, model in named.items():
         bare = model.undefended
-        if bare is model:
+        if bare is None:
             raise InputError(f"{name} has no defence", "give what a method of ironglass.defend returns")
         right = _right(model, x, x, y)
         rows[f"{name}: no attack"] = (_right(bare, x, x, y), right, right)

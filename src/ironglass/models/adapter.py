@@ -57,9 +57,9 @@ class Adapter:
         return f"<model {self.name or 'unnamed'}: {self.access}, {self.classes or '?'} classes, bounds {self.bounds}>"
 
     @property
-    def undefended(self) -> Adapter:
-        """The model without its defence: itself where it has none."""
-        return self
+    def undefended(self) -> Adapter | None:
+        """The model without its defence; None where it has none."""
+        return None
 
     def session(
         self, x: Tensor, allowed: str = "training", goal: Goal | None = None, max_queries: int | None = None
