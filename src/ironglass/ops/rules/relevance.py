@@ -259,7 +259,8 @@ class Relevance(Interceptor):
         near = torch.finfo(z.dtype).eps ** 0.5 if bool((rest != 0).any()) else 0.0
 
         def pull(grad: Tensor) -> Tensor:
-            return grad * torch.where(value.abs() <= near, slope, (y - rest) / value)
+            ratio = (y - rest) / value if near else y / value
+            return ratio.masked_fill_(value.abs() <= near if near else value == 0, slope).mul_(grad)
 
         return cast(Tensor, self.mark(pulled(y, pull, z), Note(gate=gate)))
 
