@@ -114,17 +114,6 @@ def contributions(layer: Layer, sign: Literal[1, -1], signed: bool) -> Tensor:
     return layer.run(layer.x.clamp(min=0), weight, bias).add_(layer.run(layer.x.clamp(max=0), other))
 
 
-def _by_sign(layer: Layer, signed: bool, *parts: tuple[Tensor, Tensor]) -> Tensor:
-    """Pulls back seeds, each through its weight; where inputs are negative, the weights change places."""
-    weights, seeds = [weight for weight, _ in parts], [seed for _, seed in parts]
-
-    def pulled(order: list[Tensor]) -> Tensor:
-        found = [layer.adjoint(weight, seed) for weight, seed in zip(order, seeds, strict=True) if bool(seed.any())]
-        return sum(found[1:], found[0]) if found else torch.zeros_like(layer.x)
-
-    return torch.where(layer.x < 0, pulled(weights[::-1]), pulled(weights)) if signed else pulled(weights)
-
-
 @dataclass(frozen=True, slots=True)
 class Epsilon:
     r"""LRP-ε: :math:`R_i = \sum_j \frac{x_i w_{ij}}{z_j + \epsilon\,\mathrm{sign}(z_j)} R_j`; LRP-0 where ε is 0."""
@@ -182,13 +171,16 @@ class AlphaBeta:
 
     def pull(self, layer: Layer, z: Tensor, grad: Tensor) -> Tensor:
         """Returns the modified gradient of the inputs."""
-        signed = _signed(layer.x)
-        relevance = z * grad
-        parts = [(layer.weight.clamp(min=0), over(relevance * self.alpha, contributions(layer, 1, signed)))]
-        if self.beta or signed:
-            seed = over(relevance * -self.beta, contributions(layer, -1, signed)) if self.beta else None
-            parts.append((layer.weight.clamp(max=0), seed if seed is not None else torch.zeros_like(z)))
-        return _by_sign(layer, signed, *parts)
+        signed, relevance = _signed(layer.x), z * grad
+        up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
+        for_ = over(relevance * self.alpha, contributions(layer, 1, signed))
+        against = over(relevance * -self.beta, contributions(layer, -1, signed)) if self.beta else None
+
+        def pulled(up: Tensor, down: Tensor) -> Tensor:
+            found = layer.adjoint(up, for_)
+            return found if against is None else found.add_(layer.adjoint(down, against))
+
+        return torch.where(layer.x < 0, pulled(down, up), pulled(up, down)) if signed else pulled(up, down)
 
 
 @dataclass(frozen=True, slots=True)

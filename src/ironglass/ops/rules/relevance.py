@@ -259,8 +259,9 @@ class Relevance(Interceptor):
         near = torch.finfo(z.dtype).eps ** 0.5 if bool((rest != 0).any()) else 0.0
 
         def pull(grad: Tensor) -> Tensor:
-            ratio = (y - rest) / value if near else y / value
-            return ratio.masked_fill_(value.abs() <= near if near else value == 0, slope).mul_(grad)
+            if near:
+                return torch.where(value.abs() <= near, slope, (y - rest) / value).mul_(grad)
+            return (y / value).nan_to_num_(slope).mul_(grad)  # 0 / 0
 
         return cast(Tensor, self.mark(pulled(y, pull, z), Note(gate=gate)))
 
