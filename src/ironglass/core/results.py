@@ -314,9 +314,11 @@ class Score(Result):
     """A figure a sample on how far an answer can be believed.
 
     ``values`` is ``(N,)`` or ``(N, steps)`` with ``steps`` named; ``passed`` is the metric's verdict a sample.
+    ``reference``, of the same shape, is the figure that a metric holds them against, where it has one.
     """
 
     values: Tensor
     passed: Tensor
     steps: Sequence[str] = ()
     of: str = ""
+    reference: Tensor | None = None
