@@ -31,6 +31,7 @@ SMALL = {"steps": 5, "max_queries": 40, "batches": 3, "samples": 12, "queries": 
 """Options of these names are made small, so that the contracts stay quick; a method's own tests use it in earnest."""
 NEEDED: dict[str, dict[str, Callable[[Tensor], Any]]] = {
     "difference_of_means": {"means": lambda x: images(5, seed=9)},
+    "transfer": {"source": lambda x: small_cnn(seed=7, dtype=x.dtype)},
     "pointing_game": {"regions": lambda x: x[:, 0] > 0.5},
 }
 """What a method cannot do without, made of the samples."""

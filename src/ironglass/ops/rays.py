@@ -294,7 +294,7 @@ def descend(
     fine = FINE * plan[0].difference * radius[rows, None]
     radius[rows] = radius[rows].minimum(rays.shorter(theta[rows, None], radius[rows, None], rows, fine)[:, 0])
     while len(rows := rows[box.open(rows, least + 1)]):
-        for index in level[rows].unique().tolist():
+        for index in sorted(set(level[rows].tolist())):
             part = rows[level[rows] == index]
             before = radius[part]
             away = rays.unit(turn(plan[index], part, theta[part])[:, None])[:, 0]

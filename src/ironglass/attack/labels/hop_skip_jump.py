@@ -85,7 +85,7 @@ def hop_skip_jump(
     step = 0
     while len(rows := rows[box.open(rows, 3)]):
         step += 1
-        for size in side[rows].unique().tolist():
+        for size in sorted(set(side[rows].tolist())):
             part = rows[side[rows] == size]
             wide = torch.zeros_like(distance)
             wide[part] = radius * lp.norm(point[part] - x[part], "l2")
