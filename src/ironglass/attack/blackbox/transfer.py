@@ -110,7 +110,7 @@ def surrogate(source: object, x: Tensor, bounds: Bounds) -> Adapter:
     several = list(source) if isinstance(source, list | tuple) else [source]
     if not several:
         raise InputError("there is no source", "give source=net, or a list of networks")
-    wrapped = [wrap(one, bounds=bounds) for one in several]
+    wrapped = [wrap(one, bounds=bounds) for one in several]  # type: ignore[arg-type]
     for adapter in wrapped:
         adapter.probe(x.to(adapter.backend.dtype)[:8])
         if adapter.access in ("labels", "scores"):
