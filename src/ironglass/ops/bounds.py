@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -67,14 +67,6 @@ class Interval:
     lower: Tensor
     upper: Tensor
     ball: Ball | None = None
-
-    def take(self, rows: Tensor | slice) -> Interval:
-        """Returns the limits of those samples."""
-        ball = self.ball
-        if ball is not None:
-            parts = {name: getattr(ball, name) for name in ("centre", "scale", "noise")}
-            ball = replace(ball, **{name: part[rows] if len(part) > 1 else part for name, part in parts.items()})
-        return Interval(self.lower[rows], self.upper[rows], ball)
 
     def split(self) -> tuple[Tensor, Tensor]:
         """Returns midpoint and radius."""
