@@ -38,6 +38,7 @@ SMALL |= {"nodes": 0, "parts": 12, "epochs": 3, "batch": 8, "replays": 1}
 NEEDED: dict[str, dict[str, Callable[[Tensor], Any]]] = {
     "difference_of_means": {"means": lambda x: images(5, seed=9)},
     "squeezing_detector": {"squeezers": lambda x: "mnist"},
+    "transfer": {"source": lambda x: small_cnn(seed=7, dtype=x.dtype)},
     "pointing_game": {"regions": lambda x: x[:, 0] > 0.5},
 }
 """What a method cannot do without, made of the samples."""

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from . import attack, bench, certify, defend, explain, metric
     from .audit import audit
     from .core.diagnosis import Diagnosis, Study
-    from .core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Score, Smoothed, load
+    from .core.results import (
+        AttackResult,
+        Attribution,
+        Certificate,
+        CertifiedRadius,
+        Cost,
+        Estimate,
+        Score,
+        Smoothed,
+        load,
+    )
     from .core.sandwich import Sandwich
     from .core.training import Trained
     from .core.uncertainty import Uncertainty
@@ -37,6 +47,7 @@ __all__ = [
     "Bounds",
     "Card",
     "Certificate",
+    "CertifiedRadius",
     "Cost",
     "Diagnosis",
     "Estimate",
@@ -77,7 +88,18 @@ _HOMES = {
     **dict.fromkeys(("Diagnosis", "Study"), "core.diagnosis"),
     "Uncertainty": "core.uncertainty",
     **dict.fromkeys(
-        ("AttackResult", "Attribution", "Certificate", "Cost", "Estimate", "Score", "Smoothed", "load"), "core.results"
+        (
+            "AttackResult",
+            "Attribution",
+            "Certificate",
+            "CertifiedRadius",
+            "Cost",
+            "Estimate",
+            "Score",
+            "Smoothed",
+            "load",
+        ),
+        "core.results",
     ),
     **dict.fromkeys(("attack", "audit", "bench", "explain", "certify", "defend", "metric"), ""),
 }

@@ -256,6 +256,25 @@ class Certificate(Result):
     falsified: Tensor | None = None
     counterexample: Tensor | None = None
 
+    def radius(self, model: object, rounds: int = 10) -> CertifiedRadius:
+        """Returns the largest radius up to this threat's that the same method proves, as `Certify.radius` does."""
+        method = importlib.import_module("ironglass.core.method").get(self.method, "certify")
+        found = method.radius(model, self.x, self.y, self.threat, rounds=rounds, **self.options)
+        return cast(CertifiedRadius, found)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CertifiedRadius(Result):
+    """The largest radius ``(N,)`` that was proven, at most ``threat.eps``; a larger one may hold and not be proven.
+
+    ``verified`` is False, and the radius 0, where not even the decision at x itself is proven.
+    """
+
+    radius: Tensor
+    verified: Tensor
+    y: Tensor
+    threat: Threat
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Estimate(Result):
@@ -295,9 +314,11 @@ class Score(Result):
     """A figure a sample on how far an answer can be believed.
 
     ``values`` is ``(N,)`` or ``(N, steps)`` with ``steps`` named; ``passed`` is the metric's verdict a sample.
+    ``reference``, of the same shape, is the figure that a metric holds them against, where it has one.
     """
 
     values: Tensor
     passed: Tensor
     steps: Sequence[str] = ()
     of: str = ""
+    reference: Tensor | None = None

@@ -102,6 +102,7 @@ class RandomDirections:
         tile: side of the squares of values that move alike, see `tile_of`: then the gradient is that of the squares.
         antithetic: both ends of each direction, in place of one end and the middle.
         vote: sum the signs of each direction's estimate, in place of the estimates.
+        center: take the values' own mean for the one at the point, which need not be known.
     """
 
     count: int = 10
@@ -110,6 +111,7 @@ class RandomDirections:
     tile: int = 1
     antithetic: bool = False
     vote: bool = False
+    center: bool = False
 
     def __post_init__(self) -> None:
         if self.count < 1 or not self.radius > 0:
@@ -120,12 +122,12 @@ class RandomDirections:
     @property
     def needs_base(self) -> bool:
         """Whether the value at the point itself is used."""
-        return not self.antithetic
+        return not (self.antithetic or self.center)
 
     @property
     def least(self) -> int:
         """The fewest queries that give an estimate."""
-        return 2 if self.antithetic else 1
+        return 2 if self.antithetic or self.center else 1
 
     def __call__(self, at: Probe, control: Control | None = None) -> Tensor:
         r"""Returns the estimates ``(n, *shape)``, or ``(n, m, *shape)`` of a function with ``m`` values.
@@ -149,6 +151,7 @@ class RandomDirections:
         squares = dims / _area(point.shape[1:], self.tile)
         count = (at.left.clamp(min=0) // per).clamp(max=self.count)
         total: Tensor | None = None
+        level, drift = point.new_zeros(len(point)), torch.zeros_like(point.flatten(1)) if self.center else point
         for start in range(0, self.count, width):
             size = min(width, self.count - start)
             drawn = (size, *point.shape[1:])
@@ -165,16 +168,21 @@ class RandomDirections:
             if control is not None:
                 assert at.base is not None
                 change = change - (at.base - control.base)[:, None]
-            elif not self.antithetic:
+            elif self.needs_base:
                 assert at.base is not None
                 change = change - at.base[:, None]
             asked = torch.arange(size, device=move.device) < here[:, None]
             change = torch.where(asked.reshape(*asked.shape, *(1,) * (change.ndim - 2)), change, 0).to(move.dtype)
             if self.vote:
                 change, move = change.sign(), move.sign()
+            if self.center:
+                level += change.sum(1)
+                drift += torch.einsum("nk,nkd->nd", asked.to(move.dtype), move.flatten(2))
             summed: Tensor = torch.einsum("nk...,nkd->n...d", change, move.flatten(2))
             total = summed if total is None else total + summed
         assert total is not None
+        if self.center:
+            total = total - (level / count.clamp(min=1))[:, None] * drift
         if not self.vote:
             factor = 1.0 if self.kind == "gaussian" else squares.to(total.dtype)
             length = self.radius**2 * (2 if self.antithetic else 1)  # moves are as long as differences are wide

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ironglass.ops.linear import Lines, Relaxed
+from ironglass.ops.linear.slopes import replayed
 
 from .lined import ByStep, Lined, Pulled
 
@@ -71,8 +72,8 @@ def raised(
         best = _better(best, pulled, alphas, betas)
         if turn == steps or not moved or bool((best.bound > enough).any(1).all()):
             break
-        z = net.push(relaxed, net.corner(pulled), pulled, alphas, {net.before(step) for step in moved})
-        slopes = _slopes(net, relaxed, pulled, z, signs, alphas, betas)
+        z = replayed(net.start, relaxed, pulled.rows, alphas)
+        slopes = _slopes(relaxed, pulled, z, signs, alphas, betas)
         scale = rate * DECAY**turn
         for key, slope in slopes.items():
             kind, index = key
@@ -95,16 +96,16 @@ def _all(alphas: ByStep, betas: ByStep) -> dict[tuple[str, int], Tensor]:
 
 
 def _slopes(
-    net: Lined, relaxed: Relaxed, pulled: Pulled, z: ByStep, signs: Mapping[int, Tensor], alphas: ByStep, betas: ByStep
+    relaxed: Relaxed, pulled: Pulled, z: ByStep, signs: Mapping[int, Tensor], alphas: ByStep, betas: ByStep
 ) -> dict[tuple[str, int], Tensor]:
     found: dict[tuple[str, int], Tensor] = {}
     for step in alphas:
         lines = relaxed.lines[step]
         assert isinstance(lines, Lines)
         if step in pulled.rows and lines.free is not None:
-            found["alpha", step] = pulled.rows[step].clamp(min=0) * z[net.before(step)] * lines.free[:, None]
+            found["alpha", step] = pulled.rows[step].clamp(min=0) * z[step] * lines.free[:, None]
     for step in betas:
-        found["beta", step] = -z[net.before(step)] * signs[step][:, None]
+        found["beta", step] = -z[step] * signs[step][:, None]
     return found
 
 

@@ -9,6 +9,8 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
+from ironglass.ops.linear.slopes import replayed
+
 from .lined import ByStep, Lined
 
 PENALTIES = (1e2, 1e5)
@@ -40,15 +42,13 @@ def at_leaf(net: Lined, rows: Tensor, signs: Mapping[int, Tensor], seconds: floa
     radius = ((net.start.upper - net.start.lower) / 2).flatten().double().numpy()
     size = centre[0].numel()
     moved = centre[:, None] + torch.eye(size, dtype=centre.dtype).reshape(1, size, *centre.shape[1:])
-    end = len(net.relaxed.graph.steps) - 1
-    passed = net.push(relaxed, torch.cat([centre[:, None], moved], 1), pulled, {}, {end, *map(net.before, signs)})
-    tied = [_chosen(passed[net.before(step)][0], sign[0]) for step, sign in signs.items()]
+    seen = replayed(net.start, relaxed, pulled.rows, {}, point=torch.cat([centre[:, None], moved], 1))
+    tied = [_chosen(seen[step][0], sign[0]) for step, sign in signs.items()]
     held = torch.cat([rows.new_zeros(1 + size, 0), *tied], 1).double().numpy()
-    scores = (passed[end][0].double() @ rows[0].double().T).numpy()
     slopes, offsets = (held[1:] - held[0]).T, held[0]
     for row in range(rows.shape[1]):
-        cost = scores[1:, row] - scores[0, row]
-        reach = float(np.abs(cost) @ radius) + abs(float(scores[0, row])) + 1e-12
+        cost = pulled.rows[0][0, row].flatten().double().numpy()
+        reach = 2 * float(np.abs(cost) @ radius) + abs(float(pulled.bound[0, row])) + 1e-12
         unit = float((np.abs(slopes) @ radius).max(initial=1e-12))
         for penalty in PENALTIES:
             solved = linprog(

@@ -95,7 +95,8 @@ class Program:
         self._right: list[Vector] = []
         self.lower, self.upper, self.whole = np.zeros(0), np.zeros(0), np.zeros(0, dtype=bool)
         self.pieces = 0
-        one = {i: value.take(slice(row, row + 1)) for i, value in limits.items()}
+        only = torch.tensor([row])
+        one = {i: value.take(only) for i, value in limits.items()}
         values: dict[int, Expression] = {}
         for index, step in enumerate(graph.steps):
             inputs = [values[i] for i in step.inputs]
