@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ironglass.cli import work
+from ironglass.cli import training, work
 from ironglass.cli.flags import FILE, RUNNING, SAYING, SUBJECT, Flag, Verb
 from ironglass.cli.kinds import NUMBER, ROWS, kind_of
 from ironglass.cli.properties import vnnlib_verb
@@ -199,6 +199,22 @@ def _judging_flags(card: Card) -> list[Flag]:
     return [*threat_flags(card), Flag("--save", group="Output", type=FILE, metavar="FILE.safetensors", help=save)]
 
 
+def _training_flags(card: Card) -> list[Flag]:
+    return [
+        *(threat_flags(card) if card.norms else []),
+        Flag("--check", group="Model and data", metavar="DATA", help="Samples for the figures before and after."),
+        Flag("--save", group="Output", type=FILE, metavar="FILE.safetensors", help="Save the new weights."),
+        Flag("--output", "-o", group="Output", type=FILE, metavar="FILE.html", help="Write a page, before and after."),
+        Flag(
+            "--checkpoint",
+            group="Output",
+            type=FILE,
+            metavar="FILE",
+            help="Kept after each epoch; beside --save if not given, and deleted at the end.",
+        ),
+    ]
+
+
 VERBS = {
     "attack": Methods("attack", _attack_flags, work.attack, "Search for small changes that break MODEL."),
     "explain": Methods(
@@ -210,6 +226,9 @@ VERBS = {
         work.certify,
         "Prove that no small change breaks MODEL, or estimate.",
         others={"vnnlib": vnnlib_verb},
+    ),
+    "defend": Methods(
+        "defend", _training_flags, training.defend, "Train a stronger copy of MODEL, and save its weights.", ("train",)
     ),
     "metric": Methods(
         "metric", _judging_flags, work.diagnose, "Ask whether what is measured of MODEL can be believed.", ("diagnose",)

@@ -33,6 +33,7 @@ CALLS = {
     "network_defence": "model, x, y, ig.{norm}({eps})",
     "detector": "model, x",
     "uncertainty": "model, x",
+    "train": "model, (x, y){threat}",
 }
 LINES = {
     "attack": "--norm {low} --eps {eps}",
@@ -41,6 +42,7 @@ LINES = {
     "estimate": "--norm {low} --eps {eps}",
     "smoothed": "--norm {low} --eps {eps}",
     "diagnose": "--norm {low} --eps {eps}",
+    "train": "{threat}--save strong.safetensors -o report.html",
     "experiment": "-o {name}.html",
 }
 CLASSES = 10
@@ -112,7 +114,8 @@ def example(card: Card) -> str:
     low, eps = _threat(card)
     models = "" if card.decorator == "experiment" else "net.py:make --data test.npz "
     line = f"ironglass {card.family} {card.name} {models}"
-    return line + LINES[card.decorator].format(low=low, eps=eps, name=card.name)
+    threat = f"--norm {low} --eps {eps} " if card.norms else ""
+    return line + LINES[card.decorator].format(low=low, eps=eps, name=card.name, threat=threat)
 
 
 def python(card: Card) -> str:

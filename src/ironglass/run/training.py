@@ -207,7 +207,7 @@ class Course:
         if self.recipe.watch is None or most is None or now is None:
             return epoch
         before, after = most[0] / most[1], now[0] / now[1]
-        if before - after <= self.recipe.watch or wilson(*now)[1] >= wilson(*most)[0]:
+        if self.best == 0 or wilson(*most)[0] - wilson(*now)[1] <= self.recipe.watch:
             return epoch
         self.stopped, easy = True, self._one_step()
         what = "catastrophic overfitting" if easy - after > self.recipe.watch else "the network breaks down"
