@@ -96,7 +96,8 @@ def test_defences_stack(net: CNN) -> None:
     x, y = held()
     both = ig.defend.feature_squeezing(ig.defend.feature_squeezing(net, bits=None, median=2), bits=2)
     assert torch.allclose(both.scores(x), net(squeeze.median(squeeze.reduce_bits(x, 2, UNIT), 2)).detach(), atol=1e-5)
-    assert both.undefended.undefended.undefended.scores(x).allclose(net(x), atol=1e-5)
+    assert both.undefended.undefended.scores(x).allclose(net(x), atol=1e-5)
+    assert both.undefended.undefended.undefended is None
     assert ig.attack.fgsm(both, x, y, ig.Linf(0.1)).cost.backward > 0
 
 

@@ -215,3 +215,19 @@ def test_wrong_requests_are_refused(net: nn.Module) -> None:
         ig.defend.input_randomization(net, samples=0)
     with pytest.raises(InputError, match="pictures"):
         ig.defend.input_randomization(nn.Linear(3, 2).eval()).scores(torch.rand(2, 3))
+
+
+def test_what_is_made_of_a_random_model_draws_too(net: nn.Module) -> None:
+    x, y = held(10)
+    defended = ig.defend.input_randomization(net, smallest=0.8, largest=1.0, samples=4)
+    detector = ig.defend.squeezing_detector(defended, held(60)[0], squeezers=("bits 3",))
+    behind = ig.defend.feature_squeezing(defended, bits=4)
+    for model in (ig.ensemble([defended, net]), detector.guarded, behind):
+        assert model.stochastic
+        session, _ = model.session(x)
+        assert not torch.equal(session.scores(x), session.scores(x))
+        goal = detector.goal(y) if model.classes == 11 else ig.Avoid(y)
+        found, again = (ig.attack.pgd(model, x, goal, THREAT, steps=2) for _ in range(2))
+        assert found.share is not None
+        assert torch.equal(found.adversarial, again.adversarial)
+        assert int(found.queries.min()) >= 4

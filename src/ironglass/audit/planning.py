@@ -173,7 +173,7 @@ def _why_not(
     """Returns why a method is not part of the plan, or nothing."""
     if (config.only and card.name not in config.only) or card.name in config.skip:
         return "left out on request"
-    if card.decorator in (*MADE, "uncertainty"):
+    if card.decorator in (*MADE, "train", "experiment", "uncertainty"):
         return "makes something of a model, or looks at what it does not know: call it from Python"
     if card.decorator == "study":
         return "is a study of its own, of whole sets or of several models: call it from Python"

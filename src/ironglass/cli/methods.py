@@ -201,7 +201,7 @@ def _judging_flags(card: Card) -> list[Flag]:
 
 def _training_flags(card: Card) -> list[Flag]:
     return [
-        *(_threat_flags(card) if card.norms else []),
+        *(threat_flags(card) if card.norms else []),
         Flag("--check", group="Model and data", metavar="DATA", help="Samples for the figures before and after."),
         Flag("--save", group="Output", type=FILE, metavar="FILE.safetensors", help="Save the new weights."),
         Flag("--output", "-o", group="Output", type=FILE, metavar="FILE.html", help="Write a page, before and after."),

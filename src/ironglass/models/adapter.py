@@ -15,6 +15,7 @@ from ironglass.core.values import Bounds, Goal, Threat
 
 from . import allocator
 from .backend import Backend, Function
+from .drawn import Drawn, votes
 from .meter import Meter
 from .network import Torch
 from .session import Session
@@ -28,8 +29,13 @@ class Adapter:
     ``access`` and ``classes`` are known once the model has seen its first samples (`probe`).
     """
 
-    stochastic = False
-    """Whether scores differ from query to query because a defence draws."""
+    samples = 1
+    """Draws that a gradient is a mean of, where the model is stochastic."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether scores differ from query to query because a defence draws."""
+        return self.backend.stochastic
 
     def __init__(
         self,
@@ -79,16 +85,18 @@ class Adapter:
 
     def open(self, x: Tensor, meter: Meter, allowed: str = "training", ids: Tensor | None = None) -> Session:
         """Returns the model at work on these samples, charged to a ledger's rows ``ids``."""
-        return Session(self, x, meter, allowed, ids)
+        return (Drawn if self.stochastic else Session)(self, x, meter, allowed, ids)
 
     def verdict(self, x: Tensor, points: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-        """Returns the scores of points, and at which share of draws each reaches its sample's goal: 0 or 1 here.
+        """Returns the scores of points, and at which share of fresh draws each reaches its goal: without draws 0 or 1.
 
         Args:
             x: the samples ``(n, *shape)``.
             points: what came of them ``(n, *shape)``.
             goal: of the n samples.
         """
+        if self.stochastic:
+            return votes(self, x, points, goal)
         scores = self.outputs(points)
         return scores, goal.reached(scores).double()
 
@@ -102,11 +110,12 @@ class Adapter:
         self.probe(x)
         return self.backend.labels(x)
 
-    def outputs(self, x: Tensor) -> Tensor:
+    def outputs(self, x: Tensor, backend: Backend | None = None) -> Tensor:
         """Returns the scores, or one-hot labels where a probed model gives labels alone ``(N, classes)``."""
+        runs = self.backend if backend is None else backend
         if self.access == "labels":
-            return nn.functional.one_hot(self.backend.labels(x), self.classes).to(x.dtype)
-        return self.backend.scores(x)
+            return nn.functional.one_hot(runs.labels(x), self.classes).to(x.dtype)
+        return runs.scores(x)
 
     def identity(self) -> str | None:
         """Returns a hash of what the model is, for caches; None for a function whose loader knows no file behind it."""

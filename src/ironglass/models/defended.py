@@ -16,17 +16,12 @@ from ironglass.core.catalogue import LADDER
 from ironglass.core.draws import Draws, branch, keys
 from ironglass.core.errors import AccessError, InputError, MethodFailed
 from ironglass.core.method import Method
-from ironglass.core.values import Bounds, Goal
+from ironglass.core.values import Bounds
 
 from .adapter import Adapter, check, wrap
 from .backend import Backend
-from .drawn import Drawn, together
-from .meter import Meter
+from .drawn import together
 from .network import Torch
-from .session import Session
-
-JUDGED = 20
-"""Fresh draws that judge an input of a stochastic model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,34 +204,13 @@ class Defended(Adapter):
         closed = method.card.decorator == "defence" and bare.access == "training"
         self.access = "internals" if closed else bare.access
         self.method, self.options, self._bare = method, dict(options), bare
-        self.stochastic = backend.stochastic
         own = method.card.stochastic
-        self.samples: int = max(1, options["samples"] // options["passes"]) if own else getattr(bare, "samples", 1)
+        self.samples = max(1, options["samples"] // options["passes"]) if own else bare.samples
 
     @property
     def undefended(self) -> Adapter:
         """The model without its defence."""
         return self._bare
-
-    def open(self, x: Tensor, meter: Meter, allowed: str = "training", ids: Tensor | None = None) -> Session:
-        """Returns the model at work; where it draws, each query of a sample draws anew."""
-        return (Drawn if self.stochastic else Session)(self, x, meter, allowed, ids)
-
-    def verdict(self, x: Tensor, points: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-        """Returns the scores together of fresh draws, and at which share of them each point reaches its goal."""
-        if not self.stochastic:
-            return super().verdict(x, points, goal)
-        base, seen, hits = keys(x).to(x.device), [], torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        for number in range(JUDGED):
-            backend = self.backend.drawn(branch(base, torch.full_like(base, -1 - number)))
-            if self.access == "labels":
-                labels = backend.labels(points)
-                seen.append(torch.nn.functional.one_hot(labels, self.classes).to(x.dtype))
-            else:
-                seen.append(backend.scores(points))
-            hits += goal.reached(seen[-1])
-        scores = torch.stack(seen)
-        return scores.mean(0) if self.access == "labels" else together(scores), hits / JUDGED
 
 
 def defend(method: Method[Any], model: object, options: Mapping[str, Any]) -> Defended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,15 @@ from ironglass.core.draws import branch, keys
 
 from .backend import Backend
 from .session import Session
+
+if TYPE_CHECKING:
+    from ironglass.core.values import Goal
+
+    from .adapter import Adapter
+
+
+JUDGED = 20
+"""Fresh draws that judge an input of a stochastic model."""
 
 
 class Drawn(Session):
@@ -33,7 +43,7 @@ class Drawn(Session):
 
     @property
     def _samples(self) -> int:
-        return int(getattr(self._adapter, "samples", 1))
+        return self._adapter.samples
 
     def labels(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Returns the predicted labels, each of one draw; in an attack, one that reaches the goal is confirmed."""
@@ -124,6 +134,25 @@ class Drawn(Session):
     def _note(self, x: Tensor, reached: Tensor, ids: Tensor) -> None:
         if self._backend is self._adapter.backend:
             self._meter.watch(x, reached, ids)
+
+
+def votes(model: Adapter, x: Tensor, points: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+    """Returns the outputs of points over fresh draws, together, and at which share of the draws each reaches its goal.
+
+    The draws are the samples' own, and none that a session makes.
+
+    Args:
+        model: a stochastic one.
+        x: the samples ``(n, *shape)``.
+        points: what came of them ``(n, *shape)``.
+        goal: of the n samples.
+    """
+    base = keys(x).to(x.device)
+    found = torch.stack(
+        [model.outputs(points, model.backend.drawn(branch(base, torch.full_like(base, -1 - k)))) for k in range(JUDGED)]
+    )
+    share = torch.stack([goal.reached(each) for each in found]).double().mean(0)
+    return (found.mean(0) if model.access == "labels" else together(found)), share
 
 
 def together(scores: Tensor) -> Tensor:

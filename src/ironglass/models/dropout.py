@@ -116,6 +116,12 @@ class Thinned:
         with torch.enable_grad():
             return torch.cat(self._each(x, step))
 
+    stochastic = False
+
+    def drawn(self, sample_keys: Tensor) -> Thinned:
+        """Returns itself: the masks are the same for every query."""
+        return self
+
     def prepare(self, x: Tensor) -> None:
         """Renews what is known of the network, if it has changed."""
         self.backend.prepare(x)
@@ -200,6 +206,15 @@ class Beside:
         """Returns the gradient of the weighted sum."""
         first = self.own.value_and_grad(x, lambda scores, rows: (scores * weight[0][rows]).sum(1)).grad
         return first + self.others.back(x, weight[1:])
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a defence among them draws."""
+        return self.own.stochastic or self.others.stochastic
+
+    def drawn(self, sample_keys: Tensor) -> Beside:
+        """Returns these views with the draws of one query."""
+        return Beside(self.own.drawn(sample_keys), self.others.drawn(sample_keys))
 
     def prepare(self, x: Tensor) -> None:
         """Shows the samples to all."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ironglass.core.access import Loss, Pass
+from ironglass.core.draws import branch
 from ironglass.core.errors import InputError
 
 from .adapter import Adapter, wrap
@@ -31,6 +32,13 @@ class Views(Protocol):
 
     def prepare(self, x: Tensor) -> None:
         """Is told of the samples before they are worked on."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a defence among them draws."""
+
+    def drawn(self, sample_keys: Tensor) -> Views:
+        """Returns these views with the draws of one query."""
 
     def identity(self) -> str | None:
         """Returns a hash of what computes the views, or None where that cannot be told."""
@@ -60,6 +68,16 @@ class Several:
         for backend in self.backends:
             backend.prepare(x)
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether a defence among them draws."""
+        return any(backend.stochastic for backend in self.backends)
+
+    def drawn(self, sample_keys: Tensor) -> Several:
+        """Returns these views with the draws of one query, each backend its own."""
+        numbers = (torch.full_like(sample_keys, place) for place in range(len(self.backends)))
+        return Several([b.drawn(branch(sample_keys, number)) for b, number in zip(self.backends, numbers, strict=True)])
+
     def identity(self) -> str | None:
         """Returns the identities of all."""
         found = [backend.identity() for backend in self.backends]
@@ -81,7 +99,11 @@ class Joint(Backend):
     """
 
     def __init__(self, views: Views, combine: Combine) -> None:
-        self.views, self.combine = views, combine
+        self.views, self.combine, self.stochastic = views, combine, views.stochastic
+
+    def drawn(self, sample_keys: Tensor) -> Joint:
+        """Returns this backend with the draws of one query."""
+        return Joint(self.views.drawn(sample_keys), self.combine)
 
     def prepare(self, x: Tensor) -> None:
         """Shows the views their samples."""
@@ -144,7 +166,7 @@ def joined(like: Adapter, views: Views, combine: Combine, classes: int | None, n
     names = like.names if classes is None else ()
     access = "gradient" if like.access not in ("labels", "scores") else like.access
     made = Adapter(backend, like.bounds, names, None, like.max_queries, like.shape, classes, name)
-    made.access = access
+    made.access, made.samples = access, like.samples
     return made
 
 
@@ -157,4 +179,6 @@ def ensemble(models: Sequence[object]) -> Adapter:
     members = [wrap(model) for model in models]  # type: ignore[arg-type]
     if len(members) < 2 or any(member.bounds != members[0].bounds for member in members):
         raise InputError(f"an ensemble of {len(members)} models", "give two or more, of the same bounds")
-    return joined(members[0], Several([member.backend for member in members]), Together(), None, "ensemble")
+    made = joined(members[0], Several([member.backend for member in members]), Together(), None, "ensemble")
+    made.samples = max(member.samples for member in members)
+    return made
