@@ -79,6 +79,33 @@ class Relaxed:
     losses: dict[int, Loss] = field(default_factory=dict)
     folds: dict[int, Fold] = field(default_factory=dict)
 
+    def take(self, rows: Tensor | slice) -> Relaxed:
+        """Returns the same graph on some of the regions."""
+        count = len(self.values[0].lower)
+
+        def cut(value: Tensor) -> Tensor:
+            return value[rows] if value.ndim and len(value) == count else value
+
+        def side(one: Side) -> Side:
+            return Side(cut(one.slope), cut(one.offset))
+
+        lines: dict[int, Lines | Planes] = {}
+        for i, found in self.lines.items():
+            lower, upper = side(found.lower), side(found.upper)
+            if isinstance(found, Planes):
+                lines[i] = Planes(lower, upper, found.pool)
+            else:
+                lines[i] = Lines(lower, upper, None if found.free is None else cut(found.free), found.choice)
+        losses = {
+            i: Loss(cut(loss.each), cut(loss.fixed), None if loss.bias is None else cut(loss.bias))
+            for i, loss in self.losses.items()
+        }
+        folds = {
+            i: Fold(cut(fold.slope), cut(fold.bend), cut(fold.offset), cut(fold.width), fold.paid)
+            for i, fold in self.folds.items()
+        }
+        return Relaxed(self.graph, {i: x.take(rows) for i, x in self.values.items()}, lines, losses, folds)
+
 
 def unit_of(graph: Graph, dtype: torch.dtype, index: int = 0) -> float:
     """Returns the relative error of a dot product over a step's values, in blocks, and of what is added to it after."""

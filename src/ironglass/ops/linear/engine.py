@@ -21,7 +21,7 @@ from .windows import supported, window_bounds
 How = Literal["linear", "interval"]
 HELD = 1 << 18
 """How many values of rows are held at a time: as much as fast memory holds."""
-WIDE = 1 << 22
+WIDE = 1 << 23
 """How many, were they not windows, where rows are."""
 
 
@@ -155,10 +155,18 @@ def _rivals(pool: Pool, x: Interval) -> Tensor:
 def _tightened(start: Interval, relaxed: Relaxed, index: int, which: Tensor) -> Interval:
     """The interval of a step, with a row pulled back either way for some of its values."""
     which = which.flatten(1)
-    places = which.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(which.sum(1).max())]
-    if supported(relaxed.graph, index):
-        return tightened(start, relaxed, index, places, partial(window_bounds, start, relaxed, index))
-    return tightened(start, relaxed, index, places, partial(row_bounds, relaxed, index, partial(lower, start)))
+    count = which.sum(1)
+    places = which.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
+    if not supported(relaxed.graph, index):
+        return tightened(start, relaxed, index, places, partial(row_bounds, relaxed, index, partial(lower, start)))
+    parts = []
+    for sample, many in enumerate(count.tolist()):  # a sample at a time: its lines are read by windows once
+        rows = slice(sample, sample + 1)
+        ours, region = relaxed.take(rows), start.take(rows)
+        bounding = partial(window_bounds, region, ours, index)
+        parts.append(tightened(region, ours, index, places[rows, :many], bounding, WIDE))
+    lower_ends, upper_ends = (torch.cat([getattr(part, end) for part in parts]) for end in ("lower", "upper"))
+    return Interval(lower_ends, upper_ends, relaxed.values[index].ball)
 
 
 Bounding = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -190,7 +198,9 @@ def row_bounds(relaxed: Relaxed, index: int, pull: Pulling, places: Tensor) -> t
     return least, most
 
 
-def tightened(start: Interval, relaxed: Relaxed, index: int, places: Tensor, bounding: Bounding) -> Interval:
+def tightened(
+    start: Interval, relaxed: Relaxed, index: int, places: Tensor, bounding: Bounding, held: int | None = None
+) -> Interval:
     """Returns the interval of a step, cut with bounds of some of its values.
 
     Args:
@@ -199,12 +209,12 @@ def tightened(start: Interval, relaxed: Relaxed, index: int, places: Tensor, bou
         index: of the step.
         places: in the flattened values ``(N, k)``.
         bounding: of places.
+        held: how many values of rows are held at a time; `HELD` if None.
     """
     x = relaxed.values[index]
     low, high = x.lower.flatten(1), x.upper.flatten(1)
     widest = max(math.prod(step.shape) for step in relaxed.graph.steps[: index + 1])
-    held = WIDE if isinstance(bounding, partial) and bounding.func is window_bounds else HELD
-    group = max(1, held // (2 * widest * len(places)))
+    group = max(1, (held or HELD) // (2 * widest * len(places)))
     for part in torch.split(places, group, 1):
         least, most = bounding(part)
         low = _kept(low, part, _down(least, low.dtype), torch.gt)
