@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from . import attack, certify, defend, explain, metric
     from .audit import audit
     from .core.diagnosis import Diagnosis, Study
-    from .core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Score, load
+    from .core.results import AttackResult, Attribution, Certificate, CertifiedRadius, Cost, Estimate, Score, load
     from .core.values import L0, L1, L2, Avoid, Bounds, Goal, Linf, Reach, Threat, Wasserstein
     from .models.adapter import Adapter, wrap
     from .run import Runner
@@ -33,6 +33,7 @@ __all__ = [
     "Bounds",
     "Card",
     "Certificate",
+    "CertifiedRadius",
     "Cost",
     "Diagnosis",
     "Estimate",
@@ -62,7 +63,8 @@ _HOMES = {
     "Adapter": "models.adapter",
     **dict.fromkeys(("Diagnosis", "Study"), "core.diagnosis"),
     **dict.fromkeys(
-        ("AttackResult", "Attribution", "Certificate", "Cost", "Estimate", "Score", "load"), "core.results"
+        ("AttackResult", "Attribution", "Certificate", "CertifiedRadius", "Cost", "Estimate", "Score", "load"),
+        "core.results",
     ),
     **dict.fromkeys(("attack", "audit", "explain", "certify", "defend", "metric"), ""),
 }

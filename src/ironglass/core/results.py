@@ -133,7 +133,9 @@ def load(path: str | Path) -> Result:
     from .diagnosis import Check, Diagnosis, Study  # which builds on this module, like the next
     from .properties import Verdict
 
-    known = (AttackResult, Attribution, Certificate, Estimate, Score, Diagnosis, Study, Verdict)
+    known = (
+        AttackResult, Attribution, Certificate, CertifiedRadius, Estimate, Score, Diagnosis, Study, Verdict,
+    )  # fmt: skip
     kinds: dict[str, type[Result]] = {kind.__name__: kind for kind in known}
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -230,6 +232,25 @@ class Certificate(Result):
 
     verified: Tensor
     margin: Tensor
+    y: Tensor
+    threat: Threat
+
+    def radius(self, model: object, rounds: int = 10) -> CertifiedRadius:
+        """Returns the largest radius up to this threat's that the same method proves, as `Certify.radius` does."""
+        method = importlib.import_module("ironglass.core.method").get(self.method, "certify")
+        found = method.radius(model, self.x, self.y, self.threat, rounds=rounds, **self.options)
+        return cast(CertifiedRadius, found)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CertifiedRadius(Result):
+    """The largest radius ``(N,)`` that was proven, at most ``threat.eps``; a larger one may hold and not be proven.
+
+    ``verified`` is False, and the radius 0, where not even the decision at x itself is proven.
+    """
+
+    radius: Tensor
+    verified: Tensor
     y: Tensor
     threat: Threat
 

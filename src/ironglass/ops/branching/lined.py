@@ -54,14 +54,15 @@ class Lined:
         Args:
             signs: by step ``(N, *shape)``: 1 for at least 0, -1 for at most 0, 0 for either.
         """
-        values, lines = dict(self.relaxed.values), dict(self.relaxed.lines)
+        whole, values = self.relaxed, dict(self.relaxed.values)
+        found = Relaxed(whole.graph, values, dict(whole.lines), whole.losses, dict(whole.folds))
         for step, sign in signs.items():
             x = values[self.before(step)]
             low = torch.where(sign > 0, x.lower.clamp(min=0), x.lower)
             high = torch.where(sign < 0, x.upper.clamp(max=0), x.upper)
             values[self.before(step)] = Interval(low, high)
-            add(self.relaxed.graph, values, step, lines, {}, "adaptive")
-        return Relaxed(self.relaxed.graph, values, lines, self.relaxed.losses)
+            add(found, step)
+        return found
 
     def pull(
         self,
