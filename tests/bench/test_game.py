@@ -10,7 +10,7 @@ from torch import Tensor
 
 import ironglass as ig
 from bench.linear import distance, halves, linear
-from ironglass.bench.game import Game, settled
+from ironglass.bench.payoff import Game, settled
 from ironglass.core.errors import InputError
 from ironglass.core.findings import Matrix
 from ironglass.core.statistics import wilson
