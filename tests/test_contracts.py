@@ -6,7 +6,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ironglass.core.catalogue import LADDER, Card, catalogue
+from ironglass.core.catalogue import LADDER, MADE, Card, catalogue
 from ironglass.core.errors import AccessError, IronglassWarning, MethodFailed
 from ironglass.core.method import Method, get
 from ironglass.core.results import AttackResult, Attribution, Result
@@ -28,13 +28,17 @@ from ironglass.run.runner import SHARD
 from nets import images, labels_without_autograd, scores_without_autograd, small_cnn
 
 RADII = {"linf": 0.1, "l2": 0.6, "l1": 2.0, "l0": 4.0, "wasserstein": 0.1}
-CARDS = [card for card in catalogue().values() if card.decorator != "experiment"]  # which has no model
+CARDS = [card for card in catalogue().values() if card.decorator not in ("experiment", *MADE)]
+"""What works on a model; an experiment has none, and what is made of a model is tested as one."""
+MAKERS = [card for card in catalogue().values() if card.decorator in MADE]
 ATTACKS = [(card, norm) for card in CARDS if card.decorator == "attack" for norm in card.norms]
 SMALL = {"steps": 5, "max_queries": 40, "batches": 3, "samples": 12, "queries": 40, "probes": 3, "paths": 2, "top": 2}
-SMALL |= {"nodes": 0, "epochs": 3, "batch": 8, "replays": 1}
+SMALL |= {"nodes": 0, "parts": 12, "epochs": 3, "batch": 8, "replays": 1}
 """Options of these names are made small, so that the contracts stay quick; a method's own tests use it in earnest."""
 NEEDED: dict[str, dict[str, Callable[[Tensor], Any]]] = {
     "difference_of_means": {"means": lambda x: images(5, seed=9)},
+    "squeezing_detector": {"squeezers": lambda x: "mnist"},
+    "transfer": {"source": lambda x: small_cnn(seed=7, dtype=x.dtype)},
     "pointing_game": {"regions": lambda x: x[:, 0] > 0.5},
 }
 """What a method cannot do without, made of the samples."""
@@ -48,6 +52,7 @@ sharded = pytest.mark.parametrize(
 trainings = pytest.mark.parametrize(
     "card", [card for card in CARDS if card.decorator == "train"], ids=lambda card: card.name
 )
+makers = pytest.mark.parametrize("card", MAKERS, ids=lambda card: card.name)
 randoms = pytest.mark.parametrize("card", [card for card in CARDS if card.random], ids=lambda card: card.name)
 
 
@@ -79,6 +84,8 @@ def call(card: Card, model: Any, x: Tensor, *, norm: str | None = None, seed: in
         return run_training(method, runner.model, (x, y), threat, **given)
     if card.decorator == "explain":
         return runner(method, x, y, **given)
+    if card.decorator == "uncertainty":
+        return method(runner.model, x, **given)
     return runner(method, Runner(runner.model)(get("saliency"), x, y), **given)
 
 
@@ -283,3 +290,62 @@ def test_a_training_gives_a_copy_of_the_network_that_works_in_the_users_units(ca
     assert result.model.name_of(1) == "b"
     assert result.table().rows[0][0] == "clean"
     assert len(result.curve().series[0].x) == len(result.history)
+
+
+def made(card: Card, net: Any, x: Tensor) -> Any:
+    """Returns the model that a defence makes: for a detector the guarded one."""
+    method: Any = get(card.name)
+    if card.decorator == "defence":
+        small = {"smallest": 0.7, "largest": 1.0, "samples": 3} if card.stochastic else {}
+        return method(net, **small)
+    if card.decorator == "network_defence":
+        norm = card.norms[0]
+        return method(net, x, torch.arange(len(x)) % 5, Threat(norm, RADII[norm]))  # type: ignore[arg-type]
+    return method(net, x, **options(card, x))
+
+
+@makers
+def test_what_a_defence_makes_is_a_model_that_leaves_the_network_as_it_was(card: Card) -> None:
+    net, x = small_cnn().eval(), images(6)
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    before = torch.get_rng_state()
+    model = made(card, net, images(20, seed=3))
+    model = getattr(model, "guarded", model)
+    call(get("pgd").card, model, x)
+    call(get("saliency").card, model, x)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+    assert not net.training
+
+
+@makers
+def test_through_a_defence_a_sample_does_not_depend_on_its_batch(card: Card) -> None:
+    net, x = small_cnn(dtype=torch.float64).eval(), images(9, dtype=torch.float64)
+    model = made(card, net, images(20, seed=3, dtype=torch.float64))
+    model = getattr(model, "guarded", model)
+    order = torch.tensor([7, 2, 5, 0])
+    for name in ("pgd", "saliency"):
+        whole, some = tensors(call(get(name).card, model, x)), tensors(call(get(name).card, model, x[order]))
+        for part, tensor in whole.items():
+            assert torch.allclose(tensor[order].double(), some[part].double(), rtol=1e-6, atol=1e-9), part
+
+
+@makers
+def test_through_a_defence_two_workers_give_the_same_bits_as_one(card: Card, workers: Pool) -> None:
+    x = images(SHARD + 8)
+    model = made(card, wrap(small_cnn().eval()), images(20, seed=3))
+    model = getattr(model, "guarded", model)
+    one, two = (call(get("fgsm").card, Runner(model, pool=pool), x) for pool in (None, workers))
+    assert same(one, two)
+
+
+@pytest.mark.slow
+@every
+def test_every_method_takes_a_defended_model(card: Card) -> None:
+    x, net = images(5), small_cnn().eval()
+    random = get("input_randomization").with_(smallest=0.7, largest=1.0, samples=2)
+    for defence in (get("feature_squeezing"), random):
+        model = cast(Any, defence)(net)
+        if LADDER.index(card.access) <= LADDER.index("internals") and card.decorator != "uncertainty":
+            call(card, model, x)

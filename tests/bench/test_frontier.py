@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import ironglass as ig
 from bench.linear import distance, halves, linear
-from ironglass.bench.frontier import Frontier, line_through
+from ironglass.bench.frontier import Frontier, _apart, line_through
 from ironglass.core.errors import InputError
 from ironglass.core.findings import Matrix, Scatter
 from metric.broken import CNN, digits, trained
@@ -108,15 +108,13 @@ def test_transfer_is_over_all_ordered_pairs_and_agrees_with_the_matrix() -> None
     assert float(found.values[0, 4]) == pytest.approx(fools / float(matrix.counts[0, 1:].sum()))
 
 
-def test_digits_give_figures_that_draw_and_save(tmp_path: Path) -> None:
+def test_digits_give_figures_that_draw_and_save(
+    tmp_path: Path, pair: dict[str, CNN], held_out: tuple[Tensor, Tensor]
+) -> None:
     x, y = digits()
-    models = {
-        "short": trained(CNN(), x[:1400], y[:1400], steps=60),
-        "long": trained(CNN(), x[:1400], y[:1400], steps=200),
-        "robust": trained(CNN(), x[:1400], y[:1400], steps=300, eps=0.15),
-    }
-    rows = slice(1500, 1560)
-    found = ig.bench.frontier(models, x[rows], y[rows], ig.Linf(0.1), steps=20)
+    models = {"short": trained(CNN(), x[:1400], y[:1400], steps=60), **pair}
+    x, y = held_out
+    found = ig.bench.frontier(models, x, y, ig.Linf(0.1), steps=20)
     assert float(found.values[2, 1]) > float(found.values[1, 1])
     assert 2 in found.on_frontier("linf")
     assert bool((found.low <= found.values).all())
@@ -132,6 +130,23 @@ def test_digits_give_figures_that_draw_and_save(tmp_path: Path) -> None:
     assert isinstance(back, Frontier)
     assert back.table() == found.table()
     assert back.charts() == found.charts()
+
+
+def test_attacks_that_differ_much_are_told_of() -> None:
+    ways = {"linf": [ig.attack.fmn], "l2": [ig.attack.fmn, ig.attack.ddn]}
+    near, far = torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([0.0, 1.0, 2.0, torch.inf])
+    lengths = {("l2", "a"): torch.stack([2 * near, far]), ("l2", "b"): torch.stack([1.4 * near, far])}
+    (note,) = _apart(lengths, ways)  # type: ignore[arg-type]
+    assert note.startswith("a in l2: the attacks are far apart (fmn 3, ddn 1.5)")
+
+
+def test_of_several_attacks_the_shortest_change_counts() -> None:
+    first, _, x, y = halves()
+    poor = ig.attack.deepfool.with_(overshoot=0.5)
+    alone = ig.bench.frontier(linear(first), x, y, ig.Linf(0.1), nearest=(poor,), steps=20)
+    both = ig.bench.frontier(linear(first), x, y, ig.Linf(0.1), nearest=(poor, "fmn"), steps=20)
+    assert bool((both.distances <= alone.distances + 1e-12).all())
+    assert torch.allclose(both.distances[1, 0], distance(first, x, "l2"), rtol=5e-3)
 
 
 def test_one_model_has_no_transfer_and_no_line() -> None:

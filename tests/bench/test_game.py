@@ -10,11 +10,11 @@ from torch import Tensor
 
 import ironglass as ig
 from bench.linear import distance, halves, linear
-from ironglass.bench.game import Game, settled
+from ironglass.bench.payoff import Game, settled
 from ironglass.core.errors import InputError
 from ironglass.core.findings import Matrix
 from ironglass.core.statistics import wilson
-from metric.broken import CNN, Around, digits, trained
+from metric.broken import CNN, Around
 
 
 def by_hand(alive: Tensor, white: Tensor | None = None, names: tuple[str, ...] = ()) -> Game:
@@ -64,6 +64,13 @@ def test_between_orthogonal_directions_nothing_transfers_and_to_a_twin_everythin
     assert torch.equal(twins.values[0], twins.values[1])
 
 
+def test_a_mask_of_one_sample_is_for_all_of_them() -> None:
+    first, _, x, y = halves()
+    for mask, breaks in ((first == 0, False), (first != 0, True)):
+        found = ig.bench.game(linear(first), x, y, ig.Linf(0.1, mask), attacks=("fgsm",))
+        assert (float(found.values[0, 0]) < 1) == breaks
+
+
 class Cut(torch.nn.Module):
     """A defence that hides the gradient of the network it stands before, and names that network."""
 
@@ -106,6 +113,11 @@ def test_what_is_made_on_the_undefended_model_is_made_once() -> None:
         transfer=False,
     )
     assert both.cost.backward == 2 * len(x), "one attack on each column; the undefended one is a column"
+    wrapped = ig.wrap(linear(first))
+    twin = ig.bench.game(
+        {"bare": wrapped, "one": Cut(net).eval()}, x, y, ig.Linf(0.1), attacks=("fgsm",), transfer=False
+    )
+    assert twin.cost.backward == 2 * len(x), "the same network, however it is brought"
     assert two.cost.backward == 3 * len(x)
 
 
@@ -175,22 +187,19 @@ def test_a_file_that_names_a_class_of_another_package_is_not_imported(tmp_path: 
             ig.load(tmp_path / "f.safetensors")
 
 
-def test_digits_an_adversarially_trained_network_wins_the_game() -> None:
-    x, y = digits()
-    standard = trained(CNN(), x[:1400], y[:1400], steps=120)
-    models = {
-        "standard": standard,
-        "robust": trained(CNN(), x[:1400], y[:1400], steps=300, eps=0.15),
-        "hidden": Around(standard, lambda x: x.detach() + 0 * x).eval(),
-    }
-    rows = slice(1500, 1560)
-    found = ig.bench.game(models, x[rows], y[rows], ig.Linf(0.15), attacks=("fgsm", "pgd"), steps=10)
+def test_digits_an_adversarially_trained_network_wins_the_game(
+    pair: dict[str, CNN], held_out: tuple[Tensor, Tensor]
+) -> None:
+    x, y = held_out
+    hidden = Around(pair["standard"], lambda x: x.detach() + 0 * x).eval()
+    models: dict[str, torch.nn.Module] = {**pair, "hidden": hidden}
+    found = ig.bench.game(models, x, y, ig.Linf(0.15), attacks=("fgsm", "pgd"), steps=10)
     assert found.best["worst case"] == "robust"
     assert found.defence_mix.argmax() == 1
     assert found.value >= float(found.worst.double().mean(1).max()) - 1e-9
     assert bool((found.alive <= found.clean).all()), "an attack mends nothing"
     assert any(note.startswith("hidden:") for note in found.notes)
-    again = ig.bench.game(models, x[rows], y[rows], ig.Linf(0.15), attacks=("fgsm", "pgd"), steps=10)
+    again = ig.bench.game(models, x, y, ig.Linf(0.15), attacks=("fgsm", "pgd"), steps=10)
     assert torch.equal(again.alive, found.alive)
     assert again.worth.tolist() == found.worth.tolist()
 

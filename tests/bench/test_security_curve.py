@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import ironglass as ig
 from bench.linear import distance, halves, linear
@@ -13,7 +14,7 @@ from ironglass.bench.security_curve import SecurityCurve
 from ironglass.core.errors import InputError
 from ironglass.core.findings import Curve
 from ironglass.core.statistics import wilson
-from metric.broken import CNN, digits, trained
+from metric.broken import CNN
 
 RADII = (0.03, 0.06, 0.09, 0.12, 0.2)
 
@@ -62,15 +63,12 @@ def test_what_has_fallen_is_not_tried_again() -> None:
     assert far.cost.backward == len(x), "all fall at the first radius"
 
 
-def test_digits_curves_are_drawn_saved_and_ordered(tmp_path: Path) -> None:
-    x, y = digits()
-    models = {
-        "standard": trained(CNN(), x[:1400], y[:1400], steps=100),
-        "robust": trained(CNN(), x[:1400], y[:1400], steps=300, eps=0.15),
-    }
-    rows = slice(1500, 1560)
+def test_digits_curves_are_drawn_saved_and_ordered(
+    tmp_path: Path, pair: dict[str, CNN], held_out: tuple[Tensor, Tensor]
+) -> None:
+    x, y = held_out
     found = ig.bench.security_curve(
-        models, x[rows], y[rows], ig.Linf(0.2), attacks=("pgd", "fmn", "random_noise"), points=4, steps=20
+        pair, x, y, ig.Linf(0.2), attacks=("pgd", "fmn", "random_noise"), points=4, steps=20
     )
     assert found.row_names[:3] == ("standard, pgd", "standard, fmn", "standard, random_noise")
     lines = dict(zip(found.row_names, found.values, strict=True))

@@ -40,10 +40,10 @@ def by_supports(table: Array) -> float:
 
 def test_rock_paper_scissors_is_worth_nothing_and_is_played_evenly() -> None:
     found = solve(SCISSORS)
-    assert found.value == pytest.approx(0, abs=1e-12)
+    assert found.value == pytest.approx(0, abs=1e-8)
     assert found.rows == pytest.approx([1 / 3] * 3)
     assert found.columns == pytest.approx([1 / 3] * 3)
-    assert found.gap < 1e-12
+    assert found.gap < 1e-8
     assert dominated(SCISSORS, "rows") == dominated(SCISSORS, "columns") == []
 
 
@@ -116,6 +116,15 @@ def test_weak_dominance_is_told_from_strict_and_equal_strategies_dominate_nothin
     assert (weak.strategy, weak.strict, weak.pure) == (1, False, True)
     assert dominated(np.array([[0.2, 0.5], [0.2, 0.5]]), "rows") == []
     assert dominated(np.array([[0.4]]), "rows") == []
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_no_dominated_strategy_is_played(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    table = rng.integers(0, 3, (5, 5)) / 2  # ties everywhere, so that there are many solutions
+    found = solve(table)
+    for player, mix in (("rows", found.rows), ("columns", found.columns)):
+        assert all(mix[each.strategy] < 1e-6 for each in dominated(table, player))
 
 
 @pytest.mark.parametrize("seed", range(25))

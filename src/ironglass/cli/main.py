@@ -27,6 +27,7 @@ VERBS = {
     "certify": "methods",
     "defend": "methods",
     "metric": "methods",
+    "bench": "bench",
     "list": "show",
     "show": "show",
     "report": "report",

@@ -29,6 +29,10 @@ CALLS = {
     "diagnose": "model, x, y, ig.{norm}({eps})",
     "study": "models, x, y{threat}",
     "experiment": "",
+    "defence": "model",
+    "network_defence": "model, x, y, ig.{norm}({eps})",
+    "detector": "model, x",
+    "uncertainty": "model, x",
     "train": "model, (x, y){threat}",
 }
 LINES = {
@@ -147,6 +151,7 @@ def _page(card: Card, screen: Screen) -> Iterator[str]:
         "norms": ", ".join(card.norms),
         "goal": ("untargeted or targeted" if card.targeted else "untargeted") if card.decorator == "attack" else "",
         "inputs": ", ".join(card.inputs),
+        "is": _nature(card) if card.decorator == "defence" else "",
         "tags": ", ".join(card.tags),
         "cost": f"{card.passes(CLASSES, {}):,.6g} passes a sample at the defaults, {CLASSES} classes: {card.cost}",
     }
@@ -164,6 +169,12 @@ def _page(card: Card, screen: Screen) -> Iterator[str]:
     yield head("python")
     yield "  import ironglass as ig"
     yield f"  {python(card)}"
+
+
+def _nature(card: Card) -> str:
+    """Returns what a defence declares of itself: attacks go through it as that demands."""
+    words = (("differentiable", card.differentiable), ("random", card.stochastic))
+    return ", ".join(word if is_so else f"not {word}" for word, is_so in words)
 
 
 def _options(card: Card) -> Iterator[str]:

@@ -23,11 +23,17 @@ HOMES = {
     "metric": "metric",
     "diagnose": "metric",
     "study": "metric",
+    "uncertainty": "explain",
     "train": "defend",
+    "defence": "defend",
+    "network_defence": "defend",
+    "detector": "defend",
     "experiment": "bench",
 }
 """The family of each kind of method, where its file does not say another."""
 DECORATORS = tuple(HOMES)
+MADE = ("defence", "network_defence", "detector")
+"""Kinds of method that make something of a model: they have no result of their own."""
 LADDER = ("labels", "scores", "gradient", "internals", "training")
 TAXONOMY = {
     "scope": ("local", "global"),
@@ -69,6 +75,7 @@ class Card:
     ``post hoc``, ``explains`` is ``data``, ``model`` or ``prediction`` for an explanation and empty for other methods.
     ``cost`` is an expression in the options that gives the expected passes a sample (a forward and its backward count
     as two). With ``finite`` an attack takes no infinite eps; ``needs`` names options whose default None will not do.
+    A defence says whether it is ``differentiable`` and ``stochastic``: attacks go through it as that demands.
     """
 
     name: str
@@ -86,6 +93,8 @@ class Card:
     explains: str = ""
     norms: tuple[str, ...] = ()
     finite: bool = False
+    differentiable: bool = True
+    stochastic: bool = False
     needs: tuple[str, ...] = ()
     targeted: bool = False
     random: bool = False

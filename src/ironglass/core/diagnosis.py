@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import InputError, suggest
 from .findings import Bars, Chart, Table
-from .results import Result
+from .results import Attribution, Result
 from .statistics import wilson
 from .values import Threat
 
@@ -131,10 +131,14 @@ def figure(value: float, low: float, high: float, count: int, unit: str = "share
     """Returns a value with its interval, in a column's unit; a dash where it is a mean of nothing."""
     if not count or math.isnan(value):
         return "—"
+    if unit == "share" and low == value == high:
+        return f"{value:.1%}"
     if unit == "share":
-        return f"{value:.0%} [{100 * low:.0f}, {100 * high:.0f}]"
+        digits = int(0 < abs(value) < 0.02)
+        return f"{value:.{digits}%} [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+    shown = f"{value:,.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:.3g}"
     known = math.isfinite(low) and math.isfinite(high) and (low, high) != (value, value)
-    return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if known else "") + (f" {unit}" if unit else "")
+    return shown + (f" [{low:.3g}, {high:.3g}]" if known else "") + (f" {unit}" if unit else "")
 
 
 def _lower(text: str) -> str:
@@ -179,6 +183,14 @@ class Study(Result):
 
     def charts(self) -> tuple[Chart, ...]:
         """Returns the study's figures; the first is what `plot` draws. A kind of study says which they are."""
+        return ()
+
+    def tables(self) -> tuple[Table, ...]:
+        """Returns every table of the study, the main one first."""
+        return (self.table(),)
+
+    def maps(self) -> tuple[Attribution, ...]:
+        """Returns maps of the samples to show side by side, where the study has some."""
         return ()
 
     def bars(self, column: str) -> Bars:

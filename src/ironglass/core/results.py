@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+BUDGETS = (100, 300, 1000, 3000, 10000)
+"""Queries a sample that black-box attacks are compared at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What was paid: samples through the model forward and backward, and seconds."""
@@ -82,7 +86,7 @@ class Result:
     def _repr_png_(self) -> bytes | None:
         """Shows the figure in a notebook, where there is one of this kind."""
         try:
-            return cast(bytes, importlib.import_module("ironglass.report.plots").png(self))
+            return cast(bytes, importlib.import_module("ironglass.report.plots").png(self.plot()))
         except InputError:
             return None
 
@@ -182,7 +186,8 @@ class AttackResult(Result):
     ``distance`` is that of the failed try. ``queries`` counts samples through the model (forward passes) a sample;
     ``first_success`` is that count at the first query which reached the goal, -1 where none did. ``before`` and
     ``after`` are the scores, or one-hot labels where the model gives labels alone. With ``quantize="uint8"`` all of
-    this is of the rounded picture, and ``unrounded`` says whether the goal was reached before rounding.
+    this is of the rounded picture, and ``unrounded`` says whether the goal was reached before rounding. Where a
+    defence draws, ``share`` is that of fresh draws at which the goal is reached, and more than half make a success.
     """
 
     adversarial: Tensor
@@ -197,11 +202,36 @@ class AttackResult(Result):
     threat: Threat
     seed: int | None = None
     unrounded: Tensor | None = None
+    share: Tensor | None = None
 
     @property
     def success_rate(self) -> float:
         """The share of samples whose goal is reached."""
         return float(self.success.double().mean())
+
+    def success_within(self, queries: int) -> float:
+        """Returns the share of samples whose goal was reached by that many queries."""
+        return float((self._won & (self.first_success <= queries)).double().mean())
+
+    def success_by_queries(self, budgets: Sequence[int] = BUDGETS) -> dict[int, float]:
+        """Returns the share of samples whose goal was reached within each budget."""
+        return {budget: self.success_within(budget) for budget in budgets}
+
+    def median_queries(self, failures: int | None = None) -> float:
+        """Returns the median of the queries at the first success; NaN where there is none.
+
+        Args:
+            failures: what a sample counts whose goal is not reached, such as the budget; None to leave those out.
+        """
+        spent = self.first_success[self._won]
+        if failures is not None:
+            spent = torch.cat([spent, spent.new_full((int((~self._won).sum()),), failures)])
+        return float(spent.double().quantile(0.5)) if len(spent) else float("nan")
+
+    @property
+    def _won(self) -> Tensor:
+        """Which samples' goal was reached by a query, and at the end ``(N,)``."""
+        return self.success & (self.first_success >= 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -254,6 +284,25 @@ class Certificate(Result):
     falsified: Tensor | None = None
     counterexample: Tensor | None = None
 
+    def radius(self, model: object, rounds: int = 10) -> CertifiedRadius:
+        """Returns the largest radius up to this threat's that the same method proves, as `Certify.radius` does."""
+        method = importlib.import_module("ironglass.core.method").get(self.method, "certify")
+        found = method.radius(model, self.x, self.y, self.threat, rounds=rounds, **self.options)
+        return cast(CertifiedRadius, found)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CertifiedRadius(Result):
+    """The largest radius ``(N,)`` that was proven, at most ``threat.eps``; a larger one may hold and not be proven.
+
+    ``verified`` is False, and the radius 0, where not even the decision at x itself is proven.
+    """
+
+    radius: Tensor
+    verified: Tensor
+    y: Tensor
+    threat: Threat
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Estimate(Result):
@@ -293,9 +342,11 @@ class Score(Result):
     """A figure a sample on how far an answer can be believed.
 
     ``values`` is ``(N,)`` or ``(N, steps)`` with ``steps`` named; ``passed`` is the metric's verdict a sample.
+    ``reference``, of the same shape, is the figure that a metric holds them against, where it has one.
     """
 
     values: Tensor
     passed: Tensor
     steps: Sequence[str] = ()
     of: str = ""
+    reference: Tensor | None = None

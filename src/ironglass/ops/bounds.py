@@ -54,6 +54,11 @@ class Ball:
     norm: Norm
     eps: float
 
+    def take(self, rows: Tensor | slice) -> Ball:
+        """Returns the balls of those samples."""
+        scale = self.scale if len(self.scale) == 1 else self.scale[rows]
+        return Ball(self.centre[rows], scale, self.noise[rows], self.norm, self.eps)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Interval:
@@ -67,6 +72,10 @@ class Interval:
         """Returns midpoint and radius."""
         middle = self.lower.lerp(self.upper, 0.5)
         return middle, self.upper - middle
+
+    def take(self, rows: Tensor | slice) -> Interval:
+        """Returns the intervals of those samples."""
+        return Interval(self.lower[rows], self.upper[rows], None if self.ball is None else self.ball.take(rows))
 
     def largest(self) -> Tensor:
         """Returns the largest absolute value."""

@@ -45,7 +45,9 @@ def solve(payoff: Array) -> Solution:
     .. math:: v = \max_q \min_i (Rq)_i = \min_p \max_j (p^\top R)_j
 
     Each player's mix comes from a linear program of its own, so the gap between their guarantees is a proof: whatever
-    the solver did, the value lies between :math:`\min_i (Rq)_i` and :math:`\max_j (p^\top R)_j`.
+    the solver did, the value lies between :math:`\min_i (Rq)_i` and :math:`\max_j (p^\top R)_j`. Of several optimal
+    mixes the one is taken that does best on the mean against all that the other may play, which no dominated strategy
+    is part of.
 
     Args:
         payoff: finite ``(rows, columns)``; the rows' player wants it small.
@@ -138,12 +140,14 @@ def _mixed(others: Array, own: Array, strict: bool, slight: float) -> Array | No
 
 
 def _guarantee(table: Array) -> Array:
-    """Returns the mix of columns with the largest least row."""
+    """Returns the mix of columns with the largest least row, and of several the one with the largest mean."""
     many, columns = table.shape
     cost = np.append(np.zeros(columns), -1.0)
     left = np.concatenate([-table, np.ones((many, 1))], 1)
     sums = np.append(np.ones(columns), 0.0)[None]
-    return _mix(_linprog(cost, left, np.zeros(many), sums, [(0, None)] * columns + [(None, None)])[:columns])
+    mix = _mix(_linprog(cost, left, np.zeros(many), sums, [(0, None)] * columns + [(None, None)])[:columns])
+    least = float((table @ mix).min()) - SLIGHT * float(np.ptp(table))
+    return _mix(_linprog(-table.mean(0), -table, np.full(many, -least), sums[:, :columns], [(0, None)] * columns))
 
 
 def _linprog(cost: Array, left: Array, right: Array, sums: Array, bounds: list[Any]) -> Array:

@@ -318,7 +318,7 @@ def _name_lines(axes: Axes, curve: Curve, names: list[str]) -> None:
             names[index],
             (x, y),
             (axes.bbox.x1 + 20, axes.bbox.y0 + centre),
-            textcoords="figure pixels",
+            textcoords="figure points",
             va="center",
             color=LIGHT[look.colour],
             linespacing=1.15,

@@ -31,8 +31,10 @@ def heat(matrix: Matrix, width: int) -> Figure:
     names = [_wrapped(name, 24 if wide else 13) for name in matrix.rows]
     left = 12 + LETTER * max((len(part) for name in names for part in name.split("\n")), default=0)
     cell = (width - left - 4) / max(len(matrix.columns), 1)
-    heads = [_wrapped(name, max(int(cell / (LETTER if wide else 6.4)), 6)) for name in matrix.columns]
-    top = 26 + 16 * max((head.count("\n") + 1 for head in heads), default=1)
+    letters = int(cell / (LETTER if wide else 6.4))
+    upright = max((len(word) for name in matrix.columns for word in one_line(name).split()), default=0) > letters
+    heads = [one_line(name, 22) if upright else _wrapped(name, letters) for name in matrix.columns]
+    top = 30 + (6.6 * max(map(len, heads), default=0) if upright else 16 * max(head.count("\n") + 1 for head in heads))
     room = max((len(each.line) for row in matrix.cells for each in row), default=0) * 5.9 + 6 < cell
     pitch = max(42 if room else 30, *(18 * (name.count("\n") + 1) for name in names), 30)
     apart = GAP if 0 < matrix.apart < len(names) else 0.0
@@ -44,13 +46,20 @@ def heat(matrix: Matrix, width: int) -> Figure:
     starts = [pitch * row + (apart if row >= len(names) - matrix.apart else 0) for row in range(len(names))]
     for start, cells in zip(starts, matrix.cells, strict=True):
         for column, each in enumerate(cells):
-            _cell(axes, column, start, pitch, each, room)
+            _cell(axes, column, start, pitch, each, room, cell)
     axes.set_yticks([start + pitch / 2 for start in starts], names, color=LIGHT["ink"], linespacing=1.1)
     places = [column + 0.5 for column in range(len(heads))]
-    axes.set_xticks(places, heads, color=LIGHT["ink"], linespacing=1.1, fontsize=12.5 if wide else 11)
+    axes.set_xticks(
+        places,
+        heads,
+        color=LIGHT["ink"],
+        linespacing=1.1,
+        fontsize=12.5 if wide and not upright else 11,
+        rotation=90 if upright else 0,
+    )
     axes.xaxis.tick_top()
     axes.annotate(
-        one_line(matrix.column_label, 80 if wide else 30),
+        one_line(matrix.column_label, 80 if wide else 30) + (", numbers in %" if cell <= 44 else ""),
         (0, 1),
         (0, top - 15),
         xycoords="axes fraction",
@@ -60,8 +69,8 @@ def heat(matrix: Matrix, width: int) -> Figure:
     return figure
 
 
-def _cell(axes: Axes, column: int, start: float, pitch: float, cell: Cell, room: bool) -> None:
-    """Draws one cell: its tint, its number, and its line where there is room."""
+def _cell(axes: Axes, column: int, start: float, pitch: float, cell: Cell, room: bool, width: float) -> None:
+    """Draws one cell: its tint, its number, whole and bare of its sign where cells are narrow, and its line."""
     if cell.value is None:
         look: dict[str, Any] = {"facecolor": LIGHT["part-2"], "edgecolor": LIGHT["rail"], "hatch": "//"}
         axes.add_patch(Rectangle((column + 0.01, start + 1), 0.98, pitch - 2, linewidth=0, **look))
@@ -70,8 +79,10 @@ def _cell(axes: Axes, column: int, start: float, pitch: float, cell: Cell, room:
     axes.add_patch(Rectangle((column + 0.01, start + 1), 0.98, pitch - 2, facecolor=to_hex(colour), linewidth=0))
     ink = ON_DARK if 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2] < 0.46 else ON_BRIGHT
     lines = bool(room and cell.line)
+    size = 12.5 * min(1.0, max(width / 32, 0.5))
     at = start + pitch * (0.34 if lines else 0.5)
-    axes.text(column + 0.5, at, _shown(cell.value), ha="center", va="center", color=ink, fontweight="bold")
+    shown = _shown(cell.value) if width > 48 else f"{100 * cell.value:.0f}" + ("%" if width > 44 else "")
+    axes.text(column + 0.5, at, shown, ha="center", va="center", color=ink, fontweight="bold", fontsize=size)
     if lines:
         line = one_line(cell.line)
         axes.text(column + 0.5, start + pitch * 0.74, line, ha="center", va="center", color=ink, fontsize=10)

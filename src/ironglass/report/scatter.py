@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ def spread(scatter: Scatter, width: int) -> Figure:
             axes.plot([point.x] * 2, [point.low, point.high], color=colour, linewidth=1.3, alpha=0.6)
         face = colour if point.chosen else LIGHT["panel"]
         axes.plot(point.x, point.y, "o", markersize=7, markerfacecolor=face, markeredgecolor=colour, clip_on=False)
-    _name(axes, points, 30 if wide else 13)
+    _name(axes, scatter, points, 30 if wide else 13)
     axes.set_xlabel(one_line(scatter.x_label, 70 if wide else 40), color=LIGHT["muted"], labelpad=8)
     axes.annotate(
         one_line(scatter.y_label, 80 if wide else 40),
@@ -78,10 +79,17 @@ def _tick(value: float, unit: str) -> str:
     return number(float(f"{value:.6g}"), "share" if unit == "share" else "").replace(".0%", "%")
 
 
-def _name(axes: Axes, points: list[Point], letters: int) -> None:
-    """Writes each point's name beside it, at the first place that is free of other names and points."""
+def _name(axes: Axes, scatter: Scatter, points: list[Point], letters: int) -> None:
+    """Writes each point's name beside it, at the first place free of names, points, whiskers and the line."""
     at = [tuple(map(float, axes.transData.transform((point.x, point.y)))) for point in points]
     taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in at]
+    for point, (x, _) in zip(points, at, strict=True):
+        if point.low is not None and point.high is not None:
+            low, high = (float(axes.transData.transform((point.x, edge))[1]) for edge in (point.low, point.high))
+            taken.append((x - 1, low, x + 1, high))
+    if scatter.line is not None:
+        ends = axes.transData.transform(list(zip(scatter.line.x, scatter.line.y, strict=True)))
+        taken += [(x - 2, y - 2, x + 2, y + 2) for x, y in _dense(ends.tolist())]
     frame = axes.bbox
     for point, (x, y) in sorted(zip(points, at, strict=True), key=lambda pair: (-pair[1][1], pair[1][0])):
         name = one_line(point.label, letters)
@@ -105,7 +113,7 @@ def _name(axes: Axes, points: list[Point], letters: int) -> None:
         axes.annotate(
             name,
             ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2),
-            xycoords="figure pixels",
+            xycoords="figure points",
             ha="center",
             va="center",
             fontsize=SIZE,
@@ -116,10 +124,20 @@ def _name(axes: Axes, points: list[Point], letters: int) -> None:
                 "",
                 (x, y),
                 ((box[0] + box[2]) / 2 if side == 0 else box[0] if side == 1 else box[2], (box[1] + box[3]) / 2),
-                xycoords="figure pixels",
-                textcoords="figure pixels",
+                xycoords="figure points",
+                textcoords="figure points",
                 arrowprops={"arrowstyle": "-", "color": LIGHT["edge-2"], "linewidth": 0.8, "shrinkB": 5},
             )
+
+
+def _dense(ends: list[list[float]]) -> list[tuple[float, float]]:
+    """Returns points a few pixels apart along a line of pixels."""
+    steps = 12
+    return [
+        (x + (u - x) * i / steps, y + (v - y) * i / steps)
+        for (x, y), (u, v) in itertools.pairwise(ends)
+        for i in range(steps)
+    ]
 
 
 def _box(x: float, y: float, wide: float, side: int, dy: float) -> Box:

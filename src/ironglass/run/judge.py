@@ -27,7 +27,7 @@ from ironglass.core.results import (
     Score,
     Smoothed,
 )
-from ironglass.core.values import Goal, Threat
+from ironglass.core.values import Avoid, Goal, Threat
 from ironglass.models.adapter import Adapter
 from ironglass.models.meter import Meter
 from ironglass.models.session import Session
@@ -145,7 +145,7 @@ def judge(model: Adapter, job: Job) -> Result:
 def _attack(model: Adapter, job: Job) -> AttackResult:
     goal, threat = cast(tuple[Goal, Threat], job.inputs)
     ours, meter = model.session(job.x, goal=goal, max_queries=job.max_queries)
-    session = Session(model, job.x, meter, job.method.card.access)
+    session = model.open(job.x, meter, job.method.card.access)
     meter.within = _within(job.x, threat)
     own, finish = _options(job)
     before = _outputs(model, ours, job.x)
@@ -166,12 +166,14 @@ def _attack(model: Adapter, job: Job) -> AttackResult:
             if finish.polish:  # a method that sees no gradients gets the line search alone
                 found = polish(part, x, found, wish, limits, steps=finish.polish if gradients else 0)
             if unrounded is not None:
-                unrounded[rows] = wish.reached(model.outputs(found))
+                unrounded[rows] = model.verdict(x, found, wish)[1] > 0.5
                 found = quantize(part, x, found, wish, limits, gradients=gradients)
         adversarial[rows] = found
-    after = before.clone()
-    if len(rows):
-        after[rows] = model.outputs(adversarial[rows]).to(after.dtype)
+    after, share = before.clone(), goal.reached(before).double()
+    judged = torch.arange(len(job.x), device=job.x.device) if model.stochastic else rows
+    if len(judged):
+        scores, share[judged] = model.verdict(job.x[judged], adversarial[judged], goal.take(judged))
+        after[judged] = scores.to(after.dtype)
     return AttackResult(
         x=job.x,
         method=job.method.card.name,
@@ -179,7 +181,7 @@ def _attack(model: Adapter, job: Job) -> AttackResult:
         cost=meter.cost,
         partial=partial,
         adversarial=adversarial,
-        success=goal.reached(after),
+        success=share > 0.5,
         distance=lp.distance(adversarial, job.x, threat, model.bounds),
         queries=meter.queries,
         first_success=meter.first_success,
@@ -190,6 +192,7 @@ def _attack(model: Adapter, job: Job) -> AttackResult:
         threat=threat,
         seed=job.options.get("seed"),
         unrounded=unrounded,
+        share=share if model.stochastic else None,
     )
 
 
@@ -366,7 +369,7 @@ def _diagnose(model: Adapter, job: Job) -> Diagnosis:
         checks=tuple(found.checks),
         evidence=found.evidence,
         adversarial=adversarial,
-        broken=model.outputs(adversarial).argmax(1) != y,
+        broken=model.verdict(job.x, adversarial, Avoid(y))[1] > 0.5,
         seed=job.options.get("seed"),
     )
 
@@ -379,6 +382,14 @@ def _like(found: Tensor, x: Tensor, job: Job) -> Tensor:
     if not bool(found.isfinite().all()):
         raise MethodFailed(f"{name} returned samples that are not finite")
     return found.detach()
+
+
+def batched(threat: Threat, x: Tensor) -> Threat:
+    """Returns the threat with the batch dimension that methods expect of its mask."""
+    if threat.mask is None:
+        return threat
+    mask = (threat.mask != 0).to(x.device)
+    return replace(threat, mask=mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape))
 
 
 def inputs_of(method: Method[Any], model: Adapter, x: Tensor, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -406,9 +417,7 @@ def inputs_of(method: Method[Any], model: Adapter, x: Tensor, args: tuple[Any, .
             f"{card.name} needs a finite eps",
             "give the radius to search in, in the threat's units, or take a minimum-norm attack such as fmn",
         )
-    if threat.mask is not None:
-        mask = (threat.mask != 0).to(x.device)
-        threat = replace(threat, mask=mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape))
+    threat = batched(threat, x)
     if isinstance(aim, Goal) and aim.targeted and not card.targeted:
         raise InputError(f"{card.name} takes no target", "give the true labels, or choose a targeted attack")
     return aim, threat

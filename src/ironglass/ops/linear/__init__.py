@@ -3,5 +3,10 @@
 from .backward import Relaxed, lower, relax
 from .engine import How, differences, intervals, margins
 from .relaxations import Lines, Planes, Slopes
+from .sharpening import sharpened
+from .slopes import climbed
 
-__all__ = ["How", "Lines", "Planes", "Relaxed", "Slopes", "differences", "intervals", "lower", "margins", "relax"]
+__all__ = [
+    "How", "Lines", "Planes", "Relaxed", "Slopes", "climbed", "differences", "intervals", "lower", "margins", "relax",
+    "sharpened",
+]  # fmt: skip

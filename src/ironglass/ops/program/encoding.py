@@ -15,8 +15,8 @@ outside and only have to hold; `Tighten` improves them as the program grows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from scipy import sparse
 
 from ironglass.core.errors import InputError
 from ironglass.ops.bounds import Ball, Interval, eps_of, gamma, rounding
-from ironglass.ops.graph import Absolute, Affine, Cat, Graph, Input, Monotone, Step, Sum
+from ironglass.ops.graph import Absolute, Affine, Bend, Cat, Graph, Input, Monotone, Pool, Ramp, Step, Sum
 
 from .matrices import Matrix, Vector, vector
 from .solve import EPS, System, stacked
@@ -60,11 +60,11 @@ def check_pieces(graph: Graph) -> None:
     """
     for step in graph.steps:
         if not isinstance(step.op, Affine | Sum | Cat | Input) and not _pools(step.op):
-            _kinks(step, step.op)
+            _bends(step)
 
 
 def _pools(op: Any) -> bool:
-    return isinstance(op, Monotone) and "max_pool" in op.name
+    return isinstance(op, Monotone) and isinstance(op.shape, Pool)
 
 
 Tighten = Callable[["Program", Expression, Vector, Vector], tuple[Vector, Vector]]
@@ -95,7 +95,8 @@ class Program:
         self._right: list[Vector] = []
         self.lower, self.upper, self.whole = np.zeros(0), np.zeros(0), np.zeros(0, dtype=bool)
         self.pieces = 0
-        one = {i: _row(value, row) for i, value in limits.items()}
+        only = torch.tensor([row])
+        one = {i: value.take(only) for i, value in limits.items()}
         values: dict[int, Expression] = {}
         for index, step in enumerate(graph.steps):
             inputs = [values[i] for i in step.inputs]
@@ -184,7 +185,7 @@ class Program:
         lower, upper = (vector(side) for side in (limits[0].lower, limits[0].upper))
         if _pools(op):
             return self._maximum(inputs[0], lower, upper, matrices[index])
-        return self._pieces(step, op, inputs[0], lower, upper)
+        return self._pieces(step, inputs[0], lower, upper)
 
     def _input(self, region: Interval) -> Expression:
         lower, upper = vector(region.lower), vector(region.upper)
@@ -230,23 +231,18 @@ class Program:
             noise = noise + 4 * EPS * (self._size(part.rows) + np.abs(part.offset))
         return Expression(sparse.csr_array(rows), offset, noise)
 
-    def _pieces(self, step: Step, op: Any, value: Expression, lower: Vector, upper: Vector) -> Expression:
+    def _pieces(self, step: Step, value: Expression, lower: Vector, upper: Vector) -> Expression:
         """Writes a function of one value as a line plus ReLUs: ``slope * z + shift + sum(factor * relu(z - kink))``."""
-        slope, kinks = _kinks(step, op)
-        shape = tuple(step.shape)
-        total = value.scaled(slope)
-        for kink, factor in kinks:
-            at = np.broadcast_to(kink.reshape(-1) if kink.size > 1 else kink, len(value))
-            moved = value.scaled(1.0, -at)
-            piece = self._relu(moved, lower - at, upper - at)
+        slope, shift, bends = _bends(step)
+        total = value.scaled(slope, shift)
+        for at, factor in bends:
+            piece = self._relu(value.scaled(1.0, -at), lower - at, upper - at)
             total = self._plus(total, piece.scaled(factor))
-        if isinstance(op, Monotone) and op.name == "clamp":
-            low = _clamp_low(op, shape)
-            total = Expression(total.rows, total.offset + low, total.noise)
+        op = step.op
         if isinstance(op, Monotone) and op.error:
-            unit = op.error * eps_of(step.dtype)
-            most = np.maximum(np.abs(lower), np.abs(upper)) * max(1.0, abs(slope))
-            total = Expression(total.rows, total.offset, total.noise + unit * most + torch.finfo(step.dtype).tiny * 4)
+            tiny = 4 * torch.finfo(step.dtype).tiny
+            most = np.abs(vector(op(torch.from_numpy(np.stack([lower, upper]))))).reshape(2, -1).max(0)
+            total = Expression(total.rows, total.offset, total.noise + op.error * eps_of(step.dtype) * most + tiny)
         return total
 
     def _plus(self, first: Expression, second: Expression) -> Expression:
@@ -330,16 +326,6 @@ class Program:
         return lower, upper
 
 
-def _row(value: Interval, row: int) -> Interval:
-    """The limits of one sample, as a batch of one."""
-    one = slice(row, row + 1)
-    ball = value.ball
-    if ball is not None:
-        parts = {name: getattr(ball, name) for name in ("centre", "scale", "noise")}
-        ball = replace(ball, **{name: part[one] if len(part) > 1 else part for name, part in parts.items()})
-    return Interval(value.lower[one], value.upper[one], ball)
-
-
 def _product(weight: Matrix, rows: Matrix) -> Matrix:
     """``weight @ rows``, by dense arithmetic where both are nearly full."""
     full = min(part.nnz / max(1, part.shape[0] * part.shape[1]) for part in (weight, rows))
@@ -372,24 +358,22 @@ def _joined(step: Step, op: Cat, inputs: list[Expression], limits: list[Interval
     )
 
 
-def _kinks(step: Step, op: Any) -> tuple[float, list[tuple[Vector, float]]]:
-    """Returns a function's slope far below, and where it bends by how much."""
-    zero = np.zeros(1)
-    if isinstance(op, Absolute):
-        return -1.0, [(zero, 2.0)]
-    if isinstance(op, Monotone):
-        if op.name == "relu":
-            return 0.0, [(zero, 1.0)]
-        if op.name == "leaky_relu":
-            slope = -float(op(torch.tensor([[-1.0]], dtype=torch.float64)))
-            return slope, [(zero, 1.0 - slope)]
-        if op.name == "clamp":
-            low, high = (_at(op, step.shape, side) for side in (-torch.inf, torch.inf))
-            bends = [(low, 1.0), (high, -1.0)]
-            return (1.0 if np.isneginf(low).all() else 0.0), [
-                (kink, factor) for kink, factor in bends if np.isfinite(kink).all()
-            ]
-    name = op.name if isinstance(op, Monotone) else type(op).__name__.lower()
+def _bends(step: Step) -> tuple[float, Vector | float, list[tuple[Vector, float]]]:
+    """Returns a function of one value as its line far below, ``slope * z + shift``, and where it bends by how much.
+
+    Raises:
+        InputError: if it does not consist of a few straight pieces.
+    """
+    op = step.op
+    shape = Bend(0.0, -1.0, 1.0) if isinstance(op, Absolute) else op.shape if isinstance(op, Monotone) else None
+    if isinstance(shape, Bend):
+        at = _spread(shape.at, step)
+        value = at if isinstance(op, Absolute) else vector(cast(Monotone, op)(torch.from_numpy(at)))
+        return shape.left, value - shape.left * at, [(at, shape.right - shape.left)]
+    if isinstance(shape, Ramp):
+        low, high = _spread(shape.low, step), _spread(shape.high, step)
+        return 0.0, low, [(low, 1.0), (high, -1.0)]
+    name = getattr(op, "name", type(op).__name__.lower())
     raise InputError(
         f"no finite number of linear pieces writes {name} (the operator {step.name})",
         "use a bound for general activations, such as interval or crown; or a network of relu, leaky_relu, clamp, abs "
@@ -397,11 +381,6 @@ def _kinks(step: Step, op: Any) -> tuple[float, list[tuple[Vector, float]]]:
     )
 
 
-def _at(op: Monotone, shape: tuple[int, ...], value: float) -> Vector:
-    """The function's value far out, of every place of a sample."""
-    return vector(op(torch.full((1, *shape), value, dtype=torch.float64)))
-
-
-def _clamp_low(op: Monotone, shape: tuple[int, ...]) -> Vector | float:
-    low = _at(op, shape, -torch.inf)
-    return low if np.isfinite(low).all() else 0.0
+def _spread(value: float | torch.Tensor, step: Step) -> Vector:
+    """A limit as one value for each of the step's."""
+    return vector(torch.as_tensor(value, dtype=torch.float64).expand(1, *step.shape))

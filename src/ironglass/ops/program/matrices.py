@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from ironglass.ops.graph import Affine, Graph, Monotone, Step
+from ironglass.ops.graph import Affine, Graph, Monotone, Pool, Step
 
 Matrix = Any
 """A scipy CSR array of float64."""
@@ -63,22 +63,12 @@ def _csr(values: Vector, rows: Vector, columns: Vector, shape: tuple[int, int]) 
     return sparse.csr_array((values, (rows, columns)), shape=shape)
 
 
-def windows(op: Monotone, before: Step) -> Matrix:
-    """Returns which inputs (columns) each output (row) of a maximum over windows is taken of, as ones.
-
-    A window is found by what reaches its output when all but one place is minus infinity. Pooling treats channels
-    alike, so each place is asked once, in all channels.
-    """
-    channels, places = before.shape[0], math.prod(before.shape[1:])
-    parts = []
-    for first in range(0, places, step := max(1, _HELD // math.prod(before.shape))):
-        count = min(step, places - first)
-        probe = torch.full((count, places), -torch.inf, dtype=torch.float64)
-        probe[torch.arange(count), first + torch.arange(count)] = 0.0
-        out = op(probe.reshape(count, 1, *before.shape[1:])).reshape(count, -1)
-        parts.append(sparse.csr_array((out == 0).double().numpy()))
-    one = sparse.csr_array(sparse.vstack(parts).T)
-    return sparse.csr_array(sparse.kron(sparse.eye_array(channels), one))
+def windows(pool: Pool, before: Step) -> Matrix:
+    """Returns which inputs (columns) each output (row) of a maximum over windows is taken of, as ones."""
+    rows, size = pool.real.nonzero(as_tuple=True)[0].cpu().numpy(), math.prod(before.shape[-pool.dims :])
+    columns = pool.places[pool.real].cpu().numpy()
+    one = _csr(np.ones(len(rows)), rows, columns, (len(pool.places), size))
+    return sparse.csr_array(sparse.kron(sparse.eye_array(math.prod(before.shape[: -pool.dims])), one))
 
 
 def compile(graph: Graph) -> dict[int, Any]:
@@ -90,6 +80,6 @@ def compile(graph: Graph) -> dict[int, Any]:
     for index, step in enumerate(graph.steps):
         if isinstance(step.op, Affine):
             found[index] = affine(step.op, graph.steps[step.inputs[0]])
-        elif isinstance(step.op, Monotone) and "max_pool" in step.op.name:
-            found[index] = windows(step.op, graph.steps[step.inputs[0]])
+        elif isinstance(step.op, Monotone) and isinstance(step.op.shape, Pool):
+            found[index] = windows(step.op.shape, graph.steps[step.inputs[0]])
     return found

@@ -16,10 +16,10 @@ from ironglass.core.errors import InputError, MethodFailed
 from ironglass.core.results import Proof
 from ironglass.core.values import Threat
 from ironglass.ops import lp
-from ironglass.ops.bounds import Interval, propagate, region
-from ironglass.ops.capture import capture
+from ironglass.ops.bounds import Interval
 from ironglass.ops.graph import Affine, Cat, Graph, Input, Sum
-from ironglass.ops.margins import margins
+from ironglass.ops.linear import intervals, margins
+from ironglass.ops.proofs import opened
 
 from .encoding import Expression, Program, Tighten, check_pieces
 from .matrices import Vector, compile
@@ -61,13 +61,10 @@ def search(model: Model, x: Tensor, y: Tensor, threat: Threat, effort: Effort) -
         raise InputError(f"seconds={effort.seconds}, nodes={effort.nodes}", "give a positive time, and 0 nodes or more")
     if effort.target is not None and not 0 <= effort.target < model.classes:
         raise InputError(f"target={effort.target}", f"give a class from 0 to {model.classes - 1}")
-    net = model.module()
-    held = next((p for p in [*net.parameters(), *net.buffers()] if p.is_floating_point()), x)
-    graph = capture(net, x.to(held), torch.float64)
+    graph, start = opened(model, x, threat, double=True)
     _check(graph)
-    start = region(x.to(held.device), threat, model.bounds, held.dtype, torch.float64)
-    limits = propagate(graph, start)
-    least = margins(graph, start, y.to(held.device)).cpu()
+    limits = intervals(graph, start)
+    least = margins(graph, start, y.to(start.lower.device), limits).cpu()
     matrices = compile(graph)
     right = model.scores(x).argmax(1) == y
     margin, points = torch.empty(len(x), dtype=torch.float64), x.clone()
@@ -125,7 +122,7 @@ class _Sample:
                 if left <= 0 or (bool(least[j] > 0) and not self._effort.every):
                     break
                 found = integer(system, costs, left, self._effort.nodes) if whole else linear(system, costs, left)
-                least[j] = max(float(least[j]), _shifted(found.bound, value))
+                least[j] = max(float(least[j]), _shifted(found.bound, value))  # a NaN is no bound
                 if found.point is not None:
                     here, broken = self._ask(program.input_of(found.point))
                     point = here if broken else point
