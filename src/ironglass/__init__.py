@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from . import attack, certify, defend, explain, metric
     from .audit import audit
     from .core.diagnosis import Diagnosis, Study
-    from .core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Score, Smoothed, load
+    from .core.results import (
+        AttackResult,
+        Attribution,
+        Certificate,
+        CertifiedRadius,
+        Cost,
+        Estimate,
+        Score,
+        Smoothed,
+        load,
+    )
     from .core.sandwich import Sandwich
     from .core.values import L0, L1, L2, Avoid, Bounds, Goal, Linf, Reach, Threat, Wasserstein
     from .models.adapter import Adapter, wrap
@@ -34,6 +44,7 @@ __all__ = [
     "Bounds",
     "Card",
     "Certificate",
+    "CertifiedRadius",
     "Cost",
     "Diagnosis",
     "Estimate",
@@ -66,7 +77,11 @@ _HOMES = {
     "Sandwich": "core.sandwich",
     **dict.fromkeys(("Diagnosis", "Study"), "core.diagnosis"),
     **dict.fromkeys(
-        ("AttackResult", "Attribution", "Certificate", "Cost", "Estimate", "Score", "Smoothed", "load"), "core.results"
+        (
+            *("AttackResult", "Attribution", "Certificate", "CertifiedRadius", "Cost", "Estimate", "Score", "Smoothed"),
+            "load",
+        ),
+        "core.results",
     ),
     **dict.fromkeys(("attack", "audit", "explain", "certify", "defend", "metric"), ""),
 }

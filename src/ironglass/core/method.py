@@ -11,7 +11,17 @@ from torch import Tensor
 
 from .catalogue import Card, card_of, find
 from .diagnosis import Diagnosis, Examined, Study
-from .results import AttackResult, Attribution, Certificate, Estimate, Map, Proof, Score, Smoothed
+from .results import (
+    AttackResult,
+    Attribution,
+    Certificate,
+    CertifiedRadius,
+    Estimate,
+    Map,
+    Proof,
+    Score,
+    Smoothed,
+)
 from .values import Goal, Threat
 
 if TYPE_CHECKING:
@@ -98,6 +108,13 @@ class Certify(Method[P]):
     ) -> Certificate:
         """Bounds the margin over the ball."""
         return cast(Certificate, self._judged(model, x, y, threat, *args, **options))
+
+    def radius(
+        self, model: object, x: Tensor, y: Tensor, threat: Threat, *, rounds: int = 10, **options: Any
+    ) -> CertifiedRadius:
+        """Returns each sample's largest radius up to ``threat.eps`` that is proven, exact to ``eps / 2**rounds``."""
+        find = importlib.import_module("ironglass.run").certified_radius
+        return cast(CertifiedRadius, find(self, model, x, y, threat, rounds=rounds, **options))
 
 
 class Estimates(Method[P]):

@@ -141,7 +141,10 @@ def load(path: str | Path) -> Result:
     from .diagnosis import Check, Diagnosis, Study  # which builds on this module
     from .sandwich import Sandwich
 
-    known = (AttackResult, Attribution, Certificate, Estimate, Smoothed, Score, Diagnosis, Study, Sandwich)
+    known = (
+        *(AttackResult, Attribution, Certificate, CertifiedRadius, Estimate, Smoothed, Score, Diagnosis, Study),
+        Sandwich,
+    )
     kinds: dict[str, type[Result]] = {kind.__name__: kind for kind in known}
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -244,6 +247,25 @@ class Certificate(Result):
     threat: Threat
     falsified: Tensor | None = None
     counterexample: Tensor | None = None
+
+    def radius(self, model: object, rounds: int = 10) -> CertifiedRadius:
+        """Returns the largest radius up to this threat's that the same method proves, as `Certify.radius` does."""
+        method = importlib.import_module("ironglass.core.method").get(self.method, "certify")
+        found = method.radius(model, self.x, self.y, self.threat, rounds=rounds, **self.options)
+        return cast(CertifiedRadius, found)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CertifiedRadius(Result):
+    """The largest radius ``(N,)`` that was proven, at most ``threat.eps``; a larger one may hold and not be proven.
+
+    ``verified`` is False, and the radius 0, where not even the decision at x itself is proven.
+    """
+
+    radius: Tensor
+    verified: Tensor
+    y: Tensor
+    threat: Threat
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

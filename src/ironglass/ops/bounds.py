@@ -54,7 +54,7 @@ class Ball:
     norm: Norm
     eps: float
 
-    def take(self, rows: Tensor) -> Ball:
+    def take(self, rows: Tensor | slice) -> Ball:
         """Returns the balls of those samples."""
         scale = self.scale if len(self.scale) == 1 else self.scale[rows]
         return Ball(self.centre[rows], scale, self.noise[rows], self.norm, self.eps)
@@ -73,7 +73,7 @@ class Interval:
         middle = self.lower.lerp(self.upper, 0.5)
         return middle, self.upper - middle
 
-    def take(self, rows: Tensor) -> Interval:
+    def take(self, rows: Tensor | slice) -> Interval:
         """Returns the intervals of those samples."""
         return Interval(self.lower[rows], self.upper[rows], None if self.ball is None else self.ball.take(rows))
 

@@ -213,6 +213,16 @@ class Graph:
 
     steps: tuple[Step, ...]
 
+    @property
+    def readers(self) -> tuple[int, ...]:
+        """How often each step is read; the last once more."""
+        count = [0] * len(self.steps)
+        for step in self.steps:
+            for i in step.inputs:
+                count[i] += 1
+        count[-1] += 1
+        return tuple(count)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the scores, step by step."""
         values: list[Tensor] = []

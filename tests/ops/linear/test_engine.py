@@ -270,14 +270,17 @@ def test_no_operator_loses_a_nan(name: str) -> None:
 # Canaries: wrong bounds that the containment test has to catch.
 
 
+def changed(patch: pytest.MonkeyPatch, change: Callable[[backward.Fold], backward.Fold]) -> None:
+    inner = backward._folded
+    patch.setattr(backward, "_folded", lambda *a: change(inner(*a)))
+
+
 def flipped_sign(patch: pytest.MonkeyPatch) -> None:
-    inner = backward._through
-    patch.setattr(backward, "_through", lambda a, *rest: tuple(map(torch.neg, inner(-a, *rest))))
+    changed(patch, lambda fold: replace(fold, bend=-fold.bend))
 
 
 def dropped_offsets(patch: pytest.MonkeyPatch) -> None:
-    inner = backward._through
-    patch.setattr(backward, "_through", lambda *a: (lambda part, gain: (part, gain * 0))(*inner(*a)))
+    changed(patch, lambda fold: replace(fold, width=fold.width * 0))
 
 
 def dropped_bias(patch: pytest.MonkeyPatch) -> None:
@@ -286,17 +289,17 @@ def dropped_bias(patch: pytest.MonkeyPatch) -> None:
 
 
 def lines_of_a_smaller_ball(patch: pytest.MonkeyPatch) -> None:
-    inner = backward.relaxed
+    inner = backward.relaxed_step
 
     def wrong(step: Any, x: Interval, slopes: Any) -> Any:
         middle = (x.lower + x.upper) / 2
         return inner(step, Interval(x.lower.lerp(middle, 0.3), x.upper.lerp(middle, 0.3)), slopes)
 
-    patch.setattr(backward, "relaxed", wrong)
+    patch.setattr(backward, "relaxed_step", wrong)
 
 
 def steep_below(patch: pytest.MonkeyPatch) -> None:
-    inner = backward.relaxed
+    inner = backward.relaxed_step
 
     def wrong(step: Any, x: Interval, slopes: Any) -> Any:
         found = inner(step, x, slopes)
@@ -306,7 +309,7 @@ def steep_below(patch: pytest.MonkeyPatch) -> None:
             else found
         )
 
-    patch.setattr(backward, "relaxed", wrong)
+    patch.setattr(backward, "relaxed_step", wrong)
 
 
 def residual_counted_once(patch: pytest.MonkeyPatch) -> None:

@@ -166,14 +166,28 @@ def pools(name: str) -> Step:
     return next(step for step in capture(net, torch.rand(2, 70), torch.float32).steps if "pool" in step.name)
 
 
+def test_a_maximum_has_the_planes_of_the_paper() -> None:
+    """z1 in [-1, 1], z2 in [0, 2]. Alone: ground 1, (z2 + 2) / 2. Shared: ground 1/2, slopes 1/4 and 3/4."""
+    net = Only(lambda z: F.max_pool1d(z[:, None], 2).flatten(1)).eval()
+    step = next(step for step in capture(net, torch.rand(2, 2), torch.float32).steps if "pool" in step.name)
+    x = Interval(torch.tensor([[[-1.0, 0.0]]]), torch.tensor([[[1.0, 2.0]]]))
+    for slopes, expected, offset in (("adaptive", [0.0, 0.5], 1.0), ("shared", [0.25, 0.75], 0.75)):
+        found = relaxed(step, x, slopes)  # type: ignore[arg-type]
+        assert isinstance(found, Planes)
+        assert torch.allclose(found.upper.slope.flatten(), torch.tensor(expected))
+        assert float(found.upper.offset) == pytest.approx(offset, abs=1e-6)
+        assert found.lower.slope.flatten().tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("slopes", ["adaptive", "shared"])
 @pytest.mark.parametrize("name", POOLS)
-def test_a_maximum_lies_between_its_planes(name: str) -> None:
+def test_a_maximum_lies_between_its_planes(name: str, slopes: module.Slopes) -> None:
     step, generator = pools(name), torch.Generator().manual_seed(0)
     middle = torch.randn(40, 2, 5, 7, generator=generator)
     radius = torch.rand(40, 1, 1, 1, generator=generator) ** 3 * torch.rand(40, 2, 5, 7, generator=generator) * 3
     radius[:3] = 0
     x = Interval(middle - radius, middle + radius)
-    found = relaxed(step, x)
+    found = relaxed(step, x, slopes)
     assert isinstance(found, Planes)
     shares = [
         torch.rand(300, 1, 2, 5, 7, generator=generator),

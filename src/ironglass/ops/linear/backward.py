@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -29,7 +29,8 @@ from ironglass.ops.bounds import SPARE, Interval, eps_of, gamma, rounding
 from ironglass.ops.graph import Absolute, Affine, Cat, Graph, Monotone, Step, Sum, Valley
 
 from .curves import Side
-from .relaxations import Lines, Planes, Slopes, relaxed
+from .relaxations import Lines, Planes, Slopes
+from .relaxations import relaxed as relaxed_step
 
 BLOCK = 512
 """Products summed in the bounds' dtype before the sums are summed in float64."""
@@ -45,6 +46,22 @@ class Loss(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    r"""Lines as rows meet them: :math:`a_l` and :math:`a_u` by their mean and half difference, so do the offsets.
+
+    .. math:: A^+ a_l + A^- a_u = A\,\frac{a_l + a_u}{2} + |A|\,\frac{a_l - a_u}{2}
+
+    The offsets hold what the steps in ``paid``, just before, add and lose.
+    """
+
+    slope: Tensor
+    bend: Tensor
+    offset: Tensor
+    width: Tensor
+    paid: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Relaxed:
     """A graph on a region: between which lines its nonlinear steps lie, and what rounding may add.
 
@@ -53,18 +70,47 @@ class Relaxed:
         values: intervals by step, for every step that rows pass and its inputs.
         lines: of the nonlinear steps.
         losses: of the others.
+        folds: of the elementwise nonlinear steps.
     """
 
     graph: Graph
     values: Mapping[int, Interval]
-    lines: Mapping[int, Lines | Planes]
-    losses: Mapping[int, Loss]
+    lines: dict[int, Lines | Planes] = field(default_factory=dict)
+    losses: dict[int, Loss] = field(default_factory=dict)
+    folds: dict[int, Fold] = field(default_factory=dict)
+
+    def take(self, rows: Tensor | slice) -> Relaxed:
+        """Returns the same graph on some of the regions."""
+        count = len(self.values[0].lower)
+
+        def cut(value: Tensor) -> Tensor:
+            return value[rows] if value.ndim and len(value) == count else value
+
+        def side(one: Side) -> Side:
+            return Side(cut(one.slope), cut(one.offset))
+
+        lines: dict[int, Lines | Planes] = {}
+        for i, found in self.lines.items():
+            lower, upper = side(found.lower), side(found.upper)
+            if isinstance(found, Planes):
+                lines[i] = Planes(lower, upper, found.pool)
+            else:
+                lines[i] = Lines(lower, upper, None if found.free is None else cut(found.free), found.choice)
+        losses = {
+            i: Loss(cut(loss.each), cut(loss.fixed), None if loss.bias is None else cut(loss.bias))
+            for i, loss in self.losses.items()
+        }
+        folds = {
+            i: Fold(cut(fold.slope), cut(fold.bend), cut(fold.offset), cut(fold.width), fold.paid)
+            for i, fold in self.folds.items()
+        }
+        return Relaxed(self.graph, {i: x.take(rows) for i, x in self.values.items()}, lines, losses, folds)
 
 
-def unit_of(graph: Graph, dtype: torch.dtype) -> float:
-    """Returns the relative error of a dot product in blocks, with all that is added to it after."""
-    largest = max(math.prod(step.shape) for step in graph.steps)
-    return 2 * gamma(BLOCK + largest // BLOCK + 4 * len(graph.steps) + SPARE, eps_of(dtype))
+def unit_of(graph: Graph, dtype: torch.dtype, index: int = 0) -> float:
+    """Returns the relative error of a dot product over a step's values, in blocks, and of what is added to it after."""
+    size = math.prod(graph.steps[index].shape)
+    return gamma(min(size, BLOCK) + size // BLOCK + 2 * len(graph.steps) + SPARE, eps_of(dtype))
 
 
 def relax(graph: Graph, values: Mapping[int, Interval], slopes: Slopes = "adaptive", at: int | None = None) -> Relaxed:
@@ -76,11 +122,10 @@ def relax(graph: Graph, values: Mapping[int, Interval], slopes: Slopes = "adapti
         slopes: how lines are chosen.
         at: the step, or the last one.
     """
-    lines: dict[int, Lines | Planes] = {}
-    losses: dict[int, Loss] = {}
+    found = Relaxed(graph, values)
     for index in reached(graph, at):
-        add(graph, values, index, lines, losses, slopes)
-    return Relaxed(graph, values, lines, losses)
+        add(found, index, slopes)
+    return found
 
 
 def reached(graph: Graph, at: int | None = None) -> list[int]:
@@ -93,22 +138,63 @@ def reached(graph: Graph, at: int | None = None) -> list[int]:
     return sorted(needed - {0})
 
 
-def add(
-    graph: Graph,
-    values: Mapping[int, Interval],
-    index: int,
-    lines: dict[int, Lines | Planes],
-    losses: dict[int, Loss],
-    slopes: Slopes,
-) -> None:
-    """Writes down one step's lines and losses."""
+def add(relaxed: Relaxed, index: int, slopes: Slopes = "adaptive") -> None:
+    """Writes down one step's lines or losses, those before it known."""
+    graph, values = relaxed.graph, relaxed.values
     step = graph.steps[index]
     inputs = [values[i] for i in step.inputs]
-    unit = unit_of(graph, inputs[0].lower.dtype)
+    unit = unit_of(graph, inputs[0].lower.dtype, index)
     if isinstance(step.op, Nonlinear):
-        lines[index] = _widened(relaxed(step, inputs[0], slopes), inputs[0], unit)
+        lines = relaxed_step(step, inputs[0], slopes)
+        relaxed.lines[index] = _widened(lines, inputs[0], unit)
+        if isinstance(lines, Lines):
+            relaxed.folds[index] = _folded(relaxed, step.inputs[0], lines, unit)
     else:
-        losses[index] = _loss(step, inputs, unit)
+        relaxed.losses[index] = _loss(step, inputs, unit)
+
+
+def _folded(relaxed: Relaxed, before: int, lines: Lines, unit: float) -> Fold:
+    """The lines, with what the steps before add and lose folded in where nothing else reads them."""
+    gain, loss, paid = _pending(relaxed, before)
+    (low_slope, low_offset), (high_slope, high_offset) = lines.lower, lines.upper
+    few = 4 * eps_of(low_slope.dtype)
+    if paid:
+        below, over = low_slope.abs() * loss, high_slope.abs() * loss
+        below = below + (below + (low_slope * gain).abs() + low_offset.abs()) * few
+        over = over + (over + (high_slope * gain).abs() + high_offset.abs()) * few
+        low_offset, high_offset = low_offset + low_slope * gain - below, high_offset + high_slope * gain + over
+    lost = torch.maximum(low_slope.abs(), high_slope.abs()) * relaxed.values[before].largest() * few
+    lost = lost + torch.maximum(low_offset.abs(), high_offset.abs()) * (unit + few)
+    return Fold(
+        (low_slope + high_slope) / 2,
+        (low_slope - high_slope) / 2,
+        (low_offset + high_offset) / 2,
+        (low_offset - high_offset) / 2 - lost,
+        frozenset(paid),
+    )
+
+
+def _pending(relaxed: Relaxed, index: int) -> tuple[Tensor, Tensor, list[int]]:
+    """What a step, and the light ones before it, add to each of its values and lose; and which steps those are."""
+    loss, step = relaxed.losses.get(index), relaxed.graph.steps[index]
+    nothing = relaxed.values[index].lower.new_zeros(())
+    if loss is None or relaxed.graph.readers[index] != 1:
+        return nothing, nothing, []
+    gain, lost = nothing if loss.bias is None else loss.bias, loss.each
+    paid = [index]
+    if isinstance(step.op, Sum):
+        for i, factor in zip(step.inputs, step.op.factors, strict=True):
+            if relaxed.graph.steps[i].shape == step.shape and step.inputs.count(i) == 1:
+                more, less, others = _pending(relaxed, i)
+                gain, lost, paid = gain + factor * more, lost + abs(factor) * less, paid + others
+    elif isinstance(step.op, Affine) and step.op.form in ("move", "diagonal"):
+        more, less, others = _pending(relaxed, step.inputs[0])
+        if others:
+            shape = relaxed.values[step.inputs[0]].lower.shape
+            gain = gain + step.op.map(more.expand(shape), step.op.weight, None)
+            lost = lost + step.op.absolute(less.expand(shape))
+            paid = paid + others
+    return gain, lost, paid
 
 
 def _widened(found: Lines | Planes, x: Interval, unit: float) -> Lines | Planes:
@@ -167,10 +253,36 @@ def lower(
             :math:`\beta \ge 0` of the constraint :math:`s z \ge 0`, give :math:`\beta s`.
         tape: gets the rows ``(N, R, *shape)`` of each nonlinear step's output, and of the input under 0.
     """
-    graph, end = relaxed.graph, len(relaxed.graph.steps) - 1 if at is None else at
-    waiting = {end: rows}
-    unit = unit_of(graph, rows.dtype)
+    end = len(relaxed.graph.steps) - 1 if at is None else at
     total = rows.new_zeros(rows.shape[:2], dtype=torch.float64)
+    return pulled(start, relaxed, {end: rows}, total, set(), end, alphas, betas, tape)
+
+
+def pulled(
+    start: Interval,
+    relaxed: Relaxed,
+    waiting: dict[int, Tensor],
+    total: Tensor,
+    paid: set[int],
+    end: int,
+    alphas: Mapping[int, Tensor] | None = None,
+    betas: Mapping[int, Tensor] | None = None,
+    tape: dict[int, Tensor] | None = None,
+) -> Tensor:
+    """Pulls rows that wait at some steps back to the input, from the step ``end`` on; see `lower`.
+
+    Args:
+        start: the region.
+        relaxed: of the graph on it.
+        waiting: rows by step; used up.
+        total: what was met on the way so far ``(N, R)``.
+        paid: steps whose losses and bias are in it.
+        end: the last step that rows may wait at.
+        alphas: as `lower` takes them.
+        betas: as `lower` takes them.
+        tape: as `lower` takes it.
+    """
+    graph, unit = relaxed.graph, unit_of(relaxed.graph, next(iter(waiting.values())).dtype)
     for index in range(end, 0, -1):
         if index not in waiting:
             continue
@@ -178,20 +290,29 @@ def lower(
         if isinstance(step.op, Nonlinear):
             if tape is not None:
                 tape[index] = a
+            fold = relaxed.folds.get(index)
             alpha = None if alphas is None else alphas.get(index)
-            part, gain = _through(a, relaxed.lines[index], graph.steps[step.inputs[0]].shape, alpha)
+            split = None if betas is None else betas.get(index)
+            if fold is None or alpha is not None or split is not None:
+                part, gain = _through(a, relaxed.lines[index], graph.steps[step.inputs[0]].shape, alpha)
+            else:
+                size = a.abs()
+                part = torch.addcmul(a * fold.slope[:, None], size, fold.bend[:, None])
+                gain = dot(a, fold.offset) + dot(size, fold.width)
+                paid |= fold.paid
             total = total + gain
-            if betas is not None and index in betas:
-                part = part - betas[index]
+            if split is not None:
+                part = part - split
                 total = total - dot(part.abs(), relaxed.values[step.inputs[0]].largest() * (2 * eps_of(part.dtype)))
             parts = [part]
         else:
             loss = relaxed.losses[index]
             total = total - loss.fixed[:, None]
-            if loss.each.ndim:
-                total = total - dot(a.abs(), loss.each)
-            if loss.bias is not None:
-                total = total + dot(a, loss.bias)
+            if index not in paid:
+                if loss.each.ndim:
+                    total = total - dot(a.abs(), loss.each)
+                if loss.bias is not None:
+                    total = total + dot(a, loss.bias)
             parts = _back(graph, step, a)
         for i, part in zip(step.inputs, parts, strict=True):
             if i in waiting:
@@ -254,10 +375,10 @@ def least(a: Tensor, start: Interval, unit: float) -> Tensor:
 def dot(rows: Tensor, values: Tensor) -> Tensor:
     """Returns inner products, float64: ``(N, R, *shape)`` with ``(1 or N, *shape)`` to ``(N, R)``."""
     rows = rows.flatten(2)
-    values = values.to(rows.dtype).expand(-1, *values.shape[1:]).flatten(1)
-    if values.shape[1] != rows.shape[2]:
-        raise ValueError(f"{tuple(values.shape)} values for rows {tuple(rows.shape)}")
+    values = values.to(rows.dtype).flatten(1).expand(len(rows), -1)[:, None]
+    if rows.shape[2] <= BLOCK:
+        return (values @ rows.mT)[:, 0].double()
     total = rows.new_zeros(rows.shape[:2], dtype=torch.float64)
-    for part, value in zip(torch.split(rows, BLOCK, 2), torch.split(values, BLOCK, 1), strict=True):
-        total = total + (part @ value[..., None])[..., 0]
+    for part, value in zip(torch.split(rows, BLOCK, 2), torch.split(values, BLOCK, 2), strict=True):
+        total = total + (value @ part.mT)[:, 0]
     return total

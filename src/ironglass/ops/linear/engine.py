@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
+from functools import partial
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -13,12 +14,15 @@ from ironglass.ops import margins as by_intervals
 from ironglass.ops.bounds import Interval, bound
 from ironglass.ops.graph import Absolute, Affine, Bend, Cat, Graph, Input, Monotone, Pool, Ramp, Sum, Valley
 
-from .backward import Loss, Nonlinear, Relaxed, add, lower, relax
-from .relaxations import Lines, Planes, Slopes
+from .backward import Nonlinear, Relaxed, add, lower, relax
+from .relaxations import Slopes
+from .windows import supported, window_bounds
 
 How = Literal["linear", "interval"]
-HELD = 1 << 23
-"""How many values of rows are held at a time."""
+HELD = 1 << 18
+"""How many values of rows are held at a time: as much as fast memory holds."""
+WIDE = 1 << 23
+"""How many, were they not windows, where rows are."""
 
 
 def intervals(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes = "adaptive") -> dict[int, Interval]:
@@ -32,8 +36,7 @@ def intervals(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes
         slopes: how lines are chosen.
     """
     values: dict[int, Interval] = {}
-    lines: dict[int, Lines | Planes] = {}
-    losses: dict[int, Loss] = {}
+    relaxed = Relaxed(graph, values)
     mixed = [0] * len(graph.steps)
     readers = _readers(graph)
     for index, step in enumerate(graph.steps):
@@ -42,9 +45,9 @@ def intervals(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes
         if how == "interval" or not index:
             continue
         bends = _bends(graph, readers[index], values[index]) if mixed[index] > 1 and readers[index] else None
-        add(graph, values, index, lines, losses, slopes)
+        add(relaxed, index, slopes)
         if bends is not None:
-            values[index] = _tightened(start, Relaxed(graph, values, lines, losses), index, bends)
+            values[index] = _tightened(start, relaxed, index, bends)
             mixed[index] = 1
     return values
 
@@ -136,30 +139,68 @@ def _rivals(pool: Pool, x: Interval) -> Tensor:
 def _tightened(start: Interval, relaxed: Relaxed, index: int, which: Tensor) -> Interval:
     """The interval of a step, with a row pulled back either way for some of its values."""
     which = which.flatten(1)
-    places = which.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(which.sum(1).max())]
-    return tightened(start, relaxed, index, places, lambda rows: lower(start, rows, relaxed, at=index))
+    count = which.sum(1)
+    places = which.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
+    if not supported(relaxed.graph, index):
+        return tightened(start, relaxed, index, places, partial(row_bounds, relaxed, index, partial(lower, start)))
+    parts = []
+    for sample, many in enumerate(count.tolist()):  # a sample at a time: its lines are read by windows once
+        rows = slice(sample, sample + 1)
+        ours, region = relaxed.take(rows), start.take(rows)
+        bounding = partial(window_bounds, region, ours, index)
+        parts.append(tightened(region, ours, index, places[rows, :many], bounding, WIDE))
+    lower_ends, upper_ends = (torch.cat([getattr(part, end) for part in parts]) for end in ("lower", "upper"))
+    return Interval(lower_ends, upper_ends, relaxed.values[index].ball)
+
+
+Bounding = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From places ``(N, k)`` in a step's values to lower bounds of those values, and of their negatives."""
+
+
+class Pulling(Protocol):
+    """From rows to lower bounds, as `lower`."""
+
+    def __call__(self, rows: Tensor, relaxed: Relaxed, *, at: int) -> Tensor:
+        """Returns them ``(N, R)``."""
+
+
+def row_bounds(relaxed: Relaxed, index: int, pull: Pulling, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns lower bounds of some of a step's values, and of their negatives, float64 ``(N, k)`` each."""
+    step = relaxed.graph.steps[index]
+    op, loss = step.op, relaxed.losses.get(index)
+    if isinstance(op, Affine) and op.form == "matrix" and len(step.shape) == 1 and loss is not None:
+        rows = op.weight[places]
+        found = pull(torch.cat([rows, -rows], 1), relaxed, at=step.inputs[0])
+        lost = loss.each.expand(len(places), -1).gather(1, places) + loss.fixed[:, None]
+        gain = 0.0 if loss.bias is None else loss.bias.expand(len(places), -1).gather(1, places).double()
+        least, most = found.chunk(2, 1)
+        return least + gain - lost, most - gain - lost
+    size = math.prod(step.shape)
+    rows = torch.zeros(*places.shape, size, dtype=relaxed.values[index].lower.dtype, device=places.device)
+    rows = rows.scatter(2, places[..., None], 1.0).reshape(*places.shape, *step.shape)
+    least, most = pull(torch.cat([rows, -rows], 1), relaxed, at=index).chunk(2, 1)
+    return least, most
 
 
 def tightened(
-    start: Interval, relaxed: Relaxed, index: int, places: Tensor, bound_rows: Callable[[Tensor], Tensor]
+    start: Interval, relaxed: Relaxed, index: int, places: Tensor, bounding: Bounding, held: int | None = None
 ) -> Interval:
-    """Returns the interval of a step, cut with the bounds of rows for some of its values.
+    """Returns the interval of a step, cut with bounds of some of its values.
 
     Args:
         start: the region.
         relaxed: of the graph on it.
         index: of the step.
         places: in the flattened values ``(N, k)``.
-        bound_rows: from rows ``(N, R, *shape)`` to lower bounds ``(N, R)``.
+        bounding: of places.
+        held: how many values of rows are held at a time; `HELD` if None.
     """
     x = relaxed.values[index]
     low, high = x.lower.flatten(1), x.upper.flatten(1)
     widest = max(math.prod(step.shape) for step in relaxed.graph.steps[: index + 1])
-    group = max(1, HELD // (2 * widest * len(places)))
+    group = max(1, (held or HELD) // (2 * widest * len(places)))
     for part in torch.split(places, group, 1):
-        rows = torch.zeros(*part.shape, low.shape[1], dtype=low.dtype, device=low.device)
-        rows = rows.scatter(2, part[..., None], 1.0).reshape(*part.shape, *x.lower.shape[1:])
-        least, most = bound_rows(torch.cat([rows, -rows], 1)).chunk(2, 1)
+        least, most = bounding(part)
         low = _kept(low, part, _down(least, low.dtype), torch.gt)
         high = _kept(high, part, -_down(most, low.dtype), torch.lt)
     return Interval(low.reshape(x.lower.shape), high.reshape(x.lower.shape), x.ball)

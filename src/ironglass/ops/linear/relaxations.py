@@ -13,8 +13,9 @@ from ironglass.ops.graph import Absolute, Bend, Monotone, Pool, Ramp, Smooth, St
 
 from .curves import Function, Side, above, secant, straight
 
-Slopes = Literal["adaptive", "same"]
-"""``adaptive``: the line with the least area. ``same``: below as steep as above, as in Fast-Lin."""
+Slopes = Literal["adaptive", "same", "shared", "same shared"]
+"""``adaptive``: the line with the least area. ``same``: below as steep as above, as in Fast-Lin. ``shared``: besides,
+above a maximum a plane that leans on all of its window, as in CNN-Cert, and not on its largest value alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +57,7 @@ def relaxed(step: Step, x: Interval, slopes: Slopes = "adaptive") -> Lines | Pla
     if isinstance(op, Absolute):
         return _lines(op, Bend(0.0, -1.0, 1.0), low, high, torch.zeros_like(low), slopes, dtype)
     if isinstance(op.shape, Pool):
-        return _planes(op.shape, step, low, high, dtype)
+        return _planes(op.shape, low, high, slopes, dtype)
     lost = _lost(step, low, high)
     if op.shape is None:
         ends = Side(torch.zeros_like(lost), -op(low) + lost), Side(torch.zeros_like(lost), op(high) + lost)
@@ -89,7 +90,7 @@ def _lines(
     free, choice = None, (0.0, 0.0)
     if isinstance(shape, Bend) and isinstance(shape.at, float) and shape.at == 0 and shape.left < shape.right:
         free, choice = (low < 0) & (high > 0), (float(shape.left), float(shape.right))
-    if slopes == "same" and not isinstance(shape, Smooth):
+    if slopes.startswith("same") and not isinstance(shape, Smooth):
         slope = -upper.slope if isinstance(shape, Ramp) or shape.left < shape.right else lower.slope
         if isinstance(shape, Ramp):
             slope = -secant(function, low, high).to(dtype).double()
@@ -117,25 +118,32 @@ def _up(offset: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(found < offset, torch.nextafter(found, torch.full_like(found, torch.inf)), found)
 
 
-def _planes(pool: Pool, step: Step, low: Tensor, high: Tensor, dtype: torch.dtype) -> Planes:
+def _planes(pool: Pool, low: Tensor, high: Tensor, slopes: Slopes, dtype: torch.dtype) -> Planes:
     r"""A maximum lies above each of its values, and below a plane.
 
-    With :math:`g` the largest of all lower bounds and of all upper bounds but the largest, :math:`u_k`, it is at most
-    :math:`\max(z_k, g)`, and so below the line through both ends of that.
+    Its slopes are :math:`a_n = \max(0, u_n - g) / (u_n - l_n)` for a ground :math:`g`: the largest of all lower bounds
+    and of all upper bounds but the largest, so that only one value lies above it. Or, where the slopes are shared, the
+    ground that makes them sum to 1, kept between the lower bounds and the upper. Either way the least sound offset is
+    :math:`\max_k [(1 - a_k) u_k + a_k l_k] - \sum_n a_n l_n`.
     """
-    low, high = (torch.where(pool.real, end.flatten(-pool.dims)[..., pool.places], -torch.inf) for end in (low, high))
-    largest, k = high.max(-1, keepdim=True)
-    others = high.scatter(-1, k, -torch.inf).amax(-1, keepdim=True)
-    ground = torch.maximum(low.amax(-1, keepdim=True), others)
-    begin = low.gather(-1, k)
-    width = largest - begin
-    slope = ((largest - ground).clamp(min=0) / width.clamp(min=1e-300)).clamp(max=1.0).to(dtype).double()
-    ends = ((ground, begin), (torch.maximum(largest, ground), largest))
-    most = [value - slope * at + (value.abs() + (slope * at).abs()) * 2.0**-48 for value, at in ends]
-    offset = torch.maximum(*most)
-    empty = torch.zeros_like(low)
-    upper = Side(empty.scatter(-1, k, slope).to(dtype), _up(offset, dtype)[..., 0])
-    lower = Side(empty.scatter(-1, low.argmax(-1, keepdim=True), 1.0).to(dtype), torch.zeros_like(upper.offset))
-    broken = low.isnan().any(-1) | high.isnan().any(-1) | (low == torch.inf).any(-1) | (high == torch.inf).any(-1)
+    low, high = (end.flatten(-pool.dims)[..., pool.places] for end in (low, high))
+    real, floor = pool.real, torch.finfo(low.dtype).min
+    broken = ~(low.isfinite() & high.isfinite()).all(-1)
+    least, most = low.masked_fill(~real, floor), high.masked_fill(~real, floor)
+    ground, k = least.amax(-1, keepdim=True), most.argmax(-1, keepdim=True)
+    width = (high - low).clamp(min=1e-200)
+    if slopes.endswith("shared"):
+        weights = real / width
+        even = ((high * weights).sum(-1, keepdim=True) - 1) / weights.sum(-1, keepdim=True)
+        ground = torch.maximum(torch.minimum(even, high.masked_fill(~real, torch.inf).amin(-1, keepdim=True)), ground)
+    else:
+        ground = torch.maximum(most.scatter(-1, k, floor).amax(-1, keepdim=True), ground)
+    slope = (((high - ground).clamp(min=0) / width).clamp(max=1.0) * real).to(dtype).double()
+    summit = ((1 - slope) * high + slope * low).masked_fill(~real, floor).amax(-1)
+    size = (slope * torch.maximum(low.abs(), high.abs())).sum(-1) + summit.abs()
+    offset = summit - (slope * low).sum(-1) + size * (pool.places.shape[1] * 2.0**-48)
+    upper = Side(slope.to(dtype), _up(offset, dtype))
+    one = torch.zeros_like(slope).scatter(-1, least.argmax(-1, keepdim=True), 1.0).to(dtype)
+    lower = Side(one, torch.zeros_like(upper.offset))
     lower, upper = (Side(side.slope, side.offset.masked_fill(broken, torch.nan)) for side in (lower, upper))
     return Planes(lower, upper, pool)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ironglass.ops.bounds import Interval, bound
 
-from .backward import Loss, Relaxed, add
-from .engine import tightened
-from .relaxations import Lines, Planes
+from .backward import Relaxed, add
+from .engine import row_bounds, tightened
+from .relaxations import Lines
 from .slopes import climbed
 
 
@@ -41,23 +41,22 @@ def sharpened(
     graph, old = relaxed.graph, relaxed.values
     chosen = _costly(relaxed, tape, share)
     values: dict[int, Interval] = {}
-    lines: dict[int, Lines | Planes] = {}
-    losses: dict[int, Loss] = {}
+    ours = Relaxed(graph, values)
     for index, step in enumerate(graph.steps):
         found = bound(step, [values[i] for i in step.inputs]) if step.inputs else start
         values[index] = _both(found, old[index])
         if not index:
             continue
-        add(graph, values, index, lines, losses, "adaptive")
+        add(ours, index)
         places = chosen.get(index)
         if places is not None:
-            climb = partial(_climb, start, Relaxed(graph, values, lines, losses), index, steps, rate)
-            values[index] = tightened(start, Relaxed(graph, values, lines, losses), index, places, climb)
+            climb = partial(_climb, start, steps, rate)
+            values[index] = tightened(start, ours, index, places, partial(row_bounds, ours, index, climb))
     return values
 
 
-def _climb(start: Interval, relaxed: Relaxed, index: int, steps: int, rate: float, rows: Tensor) -> Tensor:
-    return climbed(start, rows, relaxed, at=index, steps=steps, rate=rate)[0]
+def _climb(start: Interval, steps: int, rate: float, rows: Tensor, relaxed: Relaxed, *, at: int) -> Tensor:
+    return climbed(start, rows, relaxed, at=at, steps=steps, rate=rate)[0]
 
 
 def _both(one: Interval, other: Interval) -> Interval:
