@@ -116,18 +116,26 @@ def non_local_means(x: Tensor, search: int, block: int, strength: float) -> Tens
 
 
 def _averaged(x: Tensor, far: int, half: int, edge: int, strength: float) -> Tensor:
+    """Takes each pair of pixels once: what p is to q, q is to p."""
     height, width = x.shape[2:]
     wide = F.pad(x, (edge,) * 4, mode="reflect")
-    near = wide[..., far : far + height + 2 * half, far : far + width + 2 * half]
-    total, weight = torch.zeros_like(x), torch.zeros_like(x[:, :1])
-    for down in range(-far, far + 1):
-        for right in range(-far, far + 1):
-            top, left = far + down, far + right
-            there = wide[..., top : top + height + 2 * half, left : left + width + 2 * half]
-            apart = (near - there).square_().mean(1, keepdim=True)
+
+    def window(top: int, left: int, rows: int, columns: int) -> Tensor:
+        return wide[..., edge + top : edge + top + rows, edge + left : edge + left + columns]
+
+    total, weight = x.clone(), torch.ones_like(x[:, :1])
+    for down in range(far + 1):
+        for right in range(-far if down else 1, far + 1):
+            left, size = max(right, 0), (height + down + 2 * half, width + abs(right) + 2 * half)
+            here = window(-half - down, -half - left, *size)
+            apart = (here - window(-half, right - half - left, *size)).square_().mean(1, keepdim=True)
             alike = F.avg_pool2d(apart, 2 * half + 1, 1).mul_(-1 / strength**2).exp_()
-            total.addcmul_(alike, there[..., half : half + height, half : half + width])
-            weight += alike
+            ahead = alike[..., down:, left : left + width]
+            behind = alike[..., :height, left - right : left - right + width]
+            total.addcmul_(ahead, window(down, right, height, width))
+            total.addcmul_(behind, window(-down, -right, height, width))
+            weight += ahead
+            weight += behind
     return total.div_(weight)
 
 
