@@ -25,7 +25,7 @@ Box = tuple[float, float, float, float]
 PLACES = tuple(
     (side, step * LINE) for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 6, -6) for side in (1, -1, 0) if side or step
 )
-"""Where a point's name may stand: right of it, left of it, or over its middle, so many pixels up; the first fit wins."""
+"""Where a name may stand: right of its point, left of it, or over its middle, so many pixels up; the first is best."""
 
 
 def spread(scatter: Scatter, width: int) -> Figure:
