@@ -231,3 +231,18 @@ def test_an_unknown_option_is_an_error_that_names_the_nearest(card: Card) -> Non
         name = card.options[0].name
         with pytest.raises(ValueError, match=f"no option '{name}x'"):
             call(card, small_cnn(), images(2), **{f"{name}x": 1})
+
+
+@pytest.mark.parametrize("name", [card.name for card in catalogue().values() if card.decorator == "experiment"])
+def test_an_experiment_is_the_same_twice_and_takes_known_options_alone(name: str) -> None:
+    run: Any = get(name)
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first, second = run(), run()
+    assert torch.equal(before, torch.get_rng_state())
+    assert same(first, second)
+    assert first.options == run.card.filled({})
+    assert first.table().rows
+    assert first.charts()
+    with pytest.raises(ValueError, match=f"no option '{run.card.options[0].name}x'"):
+        run(**{f"{run.card.options[0].name}x": 1})
