@@ -11,7 +11,7 @@ from ironglass.core.method import certify
 from ironglass.core.values import Threat
 from ironglass.ops.bounds import Interval
 from ironglass.ops.graph import Graph
-from ironglass.ops.linear import climbed, differences, intervals, lower, margins, relax, sharpened
+from ironglass.ops.linear import bounded, climbed, differences, lower, margins, relax, sharpened
 from ironglass.ops.proofs import opened, weakest
 
 
@@ -81,14 +81,14 @@ def alpha_crown(
         )
     graph, start = opened(model, x, threat, double)
     y = y.to(start.lower.device)
-    values = intervals(graph, start)
-    found = margins(graph, start, y, values)
+    relaxed = bounded(graph, start)
+    found = margins(graph, start, y, relaxed)
     enough = 0.0 if settle else torch.inf
     for stage in ("margins", "intermediate") if inner else ("margins",):
         rows = _open(found, y, enough)
         if not len(rows):
             break
-        part = _Part(graph, start.take(rows), y[rows], {i: value.take(rows) for i, value in values.items()})
+        part = _Part(graph, start.take(rows), y[rows], {i: value.take(rows) for i, value in relaxed.values.items()})
         if stage == "intermediate":
             part = part.sharpened(found[rows], inner, share, rate)
         found = found.index_copy(0, rows, part.climbed(found[rows], steps, rate, enough))

@@ -35,6 +35,11 @@ def intervals(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes
             step reads and may bend, and keeps the tighter of both.
         slopes: how lines are chosen.
     """
+    return dict(bounded(graph, start, how, slopes).values)
+
+
+def bounded(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes = "adaptive") -> Relaxed:
+    """Returns the intervals of all steps as `intervals` does, with the lines and losses that they lead to."""
     values: dict[int, Interval] = {}
     relaxed = Relaxed(graph, values)
     mixed = [0] * len(graph.steps)
@@ -42,21 +47,22 @@ def intervals(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes
     for index, step in enumerate(graph.steps):
         values[index] = bound(step, [values[i] for i in step.inputs]) if step.inputs else start
         mixed[index] = _mixed(graph, index, mixed, start)
-        if how == "interval" or not index:
+        if not index:
             continue
-        bends = _bends(graph, readers[index], values[index]) if mixed[index] > 1 and readers[index] else None
         add(relaxed, index, slopes)
-        if bends is not None:
-            values[index] = _tightened(start, relaxed, index, bends)
-            mixed[index] = 1
-    return values
+        if how == "linear" and mixed[index] > 1 and readers[index]:
+            bends = _bends(graph, readers[index], values[index])
+            if bends is not None:
+                values[index] = _tightened(start, relaxed, index, bends)
+                mixed[index] = 1
+    return relaxed
 
 
 def margins(
     graph: Graph,
     start: Interval,
     y: Tensor,
-    values: Mapping[int, Interval],
+    values: Mapping[int, Interval] | Relaxed,
     slopes: Slopes = "adaptive",
     alphas: Mapping[int, Tensor] | None = None,
 ) -> Tensor:
@@ -66,12 +72,13 @@ def margins(
         graph: of the network.
         start: the region, from `ops.bounds.region`.
         y: labels ``(N,)``.
-        values: intervals by step, from `intervals`.
-        slopes: how lines are chosen.
+        values: intervals by step, from `intervals`; or what `bounded` or `relax` made of them.
+        slopes: how lines are chosen, where they are not yet.
         alphas: lower slopes, as `lower` takes them for a row a class.
     """
-    alone = by_intervals.margins(graph, start, y, dict(values))
-    found = lower(start, differences(y, alone.shape[1], start.lower.dtype), relax(graph, values, slopes), alphas=alphas)
+    relaxed = values if isinstance(values, Relaxed) else relax(graph, values, slopes)
+    alone = by_intervals.margins(graph, start, y, dict(relaxed.values))
+    found = lower(start, differences(y, alone.shape[1], start.lower.dtype), relaxed, alphas=alphas)
     return torch.where(found > alone, found, alone)
 
 
