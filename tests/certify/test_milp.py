@@ -14,8 +14,8 @@ import ironglass as ig
 from ironglass.core.errors import InputError, MethodFailed
 from ironglass.core.values import Threat
 from ironglass.ops.program import encoding, solve, targets
+from minima import least_margin, mlp
 from nets import images, small_cnn
-from patterns import least_margin, mlp
 
 
 def points(count: int, size: int, seed: int = 0) -> Tensor:
