@@ -108,9 +108,18 @@ def cost(options: argparse.Namespace) -> None:
         from art.estimators.classification import PyTorchClassifier
 
         net = small_net(options.width)
+
+        class Whole(nn.Module):  # of an nn.Sequential, ART would see a list of every layer's output
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = net
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.net(x)
+
         classifier = PyTorchClassifier(
-            net, nn.CrossEntropyLoss(), (1, 28, 28), 10, torch.optim.Adam(net.parameters(), 1e-3), clip_values=(0, 1),
-            device_type="cpu",
+            Whole(), nn.CrossEntropyLoss(), (1, 28, 28), 10, torch.optim.Adam(net.parameters(), 1e-3),
+            clip_values=(0, 1), device_type="cpu",
         )  # fmt: skip
         samples, labels = data[0].numpy(), F.one_hot(data[1], 10).float().numpy()
         cpu = time.process_time()

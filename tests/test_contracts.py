@@ -349,3 +349,18 @@ def test_every_method_takes_a_defended_model(card: Card) -> None:
         model = cast(Any, defence)(net)
         if LADDER.index(card.access) <= LADDER.index("internals") and card.decorator != "uncertainty":
             call(card, model, x)
+
+
+@pytest.mark.parametrize("name", [card.name for card in catalogue().values() if card.decorator == "experiment"])
+def test_an_experiment_is_the_same_twice_and_takes_known_options_alone(name: str) -> None:
+    run: Any = get(name)
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first, second = run(), run()
+    assert torch.equal(before, torch.get_rng_state())
+    assert same(first, second)
+    assert first.options == run.card.filled({})
+    assert first.table().rows
+    assert first.charts()
+    with pytest.raises(ValueError, match=f"no option '{run.card.options[0].name}x'"):
+        run(**{f"{run.card.options[0].name}x": 1})

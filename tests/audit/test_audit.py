@@ -312,3 +312,25 @@ def test_results_are_kept_whole_in_the_cache(net: nn.Module, data: tuple[Tensor,
     assert first.cost == second.cost
     ig.Runner(net, cache=cache)(get("pgd"), x, y, ig.Linf(0.1), steps=4)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_labels_alone_break_has_its_line_its_finding_and_its_hint(
+    net: nn.Module, data: tuple[Tensor, Tensor]
+) -> None:
+    options = QUICK | {"square": {"max_queries": 200}, "hop_skip_jump": {"max_queries": 400}}
+    report = ig.audit(net, data, eps=0.2, options=options, only=("square", "hop_skip_jump"))
+    found = by_rule(report)
+    x, y = data
+    right = net(x).argmax(1) == y
+    jumps = ig.attack.hop_skip_jump(net, x, y, ig.Linf(0.2), max_queries=400, samples=20, tries=5)
+    assert found["labels_alone"].value == pytest.approx(float((right & ~jumps.success).sum() / right.sum()))
+    assert "From labels alone" in found["labels_alone"].verdict
+    assert found["labels_alone"].value < 0.9, "labels alone break some"
+    assert "Hiding the scores does not help" in found["labels_alone"].fix
+    assert "Hiding the scores does not help" in found["scores_alone"].fix
+    (curve,) = (curve for section in report.sections if section.id == "rights" for curve in section.curves)
+    assert [series.label for series in curve.series] == ["labels (HopSkipJump)", "scores (Square attack)"]
+    assert all(list(series.y) == sorted(series.y) for series in curve.series)
+    hidden = by_rule(ig.audit(net, data, eps=0.2, options=options, only=("square",)))
+    assert "labels_alone" not in hidden
+    assert "return labels instead of scores" in hidden["scores_alone"].fix

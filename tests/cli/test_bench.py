@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ironglass as ig
-from ironglass.bench.game import Game
+from ironglass.bench.payoff import Game
 from ironglass.core.catalogue import catalogue
 from ironglass.core.findings import read
 

@@ -12,7 +12,7 @@ from ironglass.core.method import certify
 from ironglass.core.values import Threat
 from ironglass.ops import lp
 from ironglass.ops.bounds import Interval
-from ironglass.ops.gradients import gradients
+from ironglass.ops.gradients import MOST, gradients, held
 from ironglass.ops.linear import differences, intervals
 from ironglass.ops.margins import margins
 from ironglass.ops.proofs import opened, weakest
@@ -63,9 +63,9 @@ def fast_lip(model: Model, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
     centre = x.to(start.lower.device).clamp(model.bounds.low, model.bounds.high).to(graph.steps[0].dtype).double()
     here = margins(graph, Interval(centre, centre), y)
     values = intervals(graph, start)
-    most = max(math.prod(step.shape) for step in graph.steps)
+    most = max(here.shape[1] * max(math.prod(step.shape) for step in graph.steps), min(held(graph), MOST))
     found = []
-    for rows in torch.split(torch.arange(len(x), device=y.device), max(1, _HELD // (most * here.shape[1]))):
+    for rows in torch.split(torch.arange(len(x), device=y.device), max(1, _HELD // most)):
         part = {index: value.take(rows) for index, value in values.items()}
         low, high, lost = gradients(graph, part, differences(y[rows], here.shape[1], torch.float64))
         found.append(here[rows] - _fall(low.flatten(2), high.flatten(2), part[0], centre[rows]) - lost)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+BUDGETS = (100, 300, 1000, 3000, 10000)
+"""Queries a sample that black-box attacks are compared at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What was paid: samples through the model forward and backward, and seconds."""
@@ -204,6 +208,30 @@ class AttackResult(Result):
     def success_rate(self) -> float:
         """The share of samples whose goal is reached."""
         return float(self.success.double().mean())
+
+    def success_within(self, queries: int) -> float:
+        """Returns the share of samples whose goal was reached by that many queries."""
+        return float((self._won & (self.first_success <= queries)).double().mean())
+
+    def success_by_queries(self, budgets: Sequence[int] = BUDGETS) -> dict[int, float]:
+        """Returns the share of samples whose goal was reached within each budget."""
+        return {budget: self.success_within(budget) for budget in budgets}
+
+    def median_queries(self, failures: int | None = None) -> float:
+        """Returns the median of the queries at the first success; NaN where there is none.
+
+        Args:
+            failures: what a sample counts whose goal is not reached, such as the budget; None to leave those out.
+        """
+        spent = self.first_success[self._won]
+        if failures is not None:
+            spent = torch.cat([spent, spent.new_full((int((~self._won).sum()),), failures)])
+        return float(spent.double().quantile(0.5)) if len(spent) else float("nan")
+
+    @property
+    def _won(self) -> Tensor:
+        """Which samples' goal was reached by a query, and at the end ``(N,)``."""
+        return self.success & (self.first_success >= 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

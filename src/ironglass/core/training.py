@@ -100,8 +100,9 @@ class Recipe:
         clip: the largest norm of the gradient; None for no limit.
         by: what the best epoch goes by.
         certificate: a proof of the catalogue that is tried in each epoch, if any.
-        watch: the fall of attacked accuracy below the best so far that ends the training: from the lower end of the
-            best's 95 % interval to the upper end of the epoch's. None watches nothing.
+        watch: the fall of the accuracy under PGD, from the lower end of the best's 95 % interval to the upper end of an
+            epoch's, that ends the training; and the gap between it and that under one step that is noted. None
+            watches nothing.
         seed: of all that is random.
     """
 

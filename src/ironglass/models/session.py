@@ -54,7 +54,7 @@ class Session:
         with self._meter.clock():
             labels = self._engine(ids).labels(x)
         if self._meter.goal is not None:
-            self._meter.watch(x, self._meter.goal.reached_by(labels, ids), ids)
+            self._meter.watch(x, self._meter.goal.reached_by(labels, ids).nonzero()[:, 0], ids)
         return labels
 
     def scores(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -197,7 +197,7 @@ class Session:
 
     def _watched(self, x: Tensor, scores: Tensor, ids: Tensor) -> Tensor:
         if self._meter.goal is not None and self._backend is self._adapter.backend:
-            self._meter.watch(x, self._meter.goal.reached(scores, ids), ids)
+            self._meter.watch(x, self._meter.goal.hits(scores, ids), ids)
         return scores
 
 

@@ -75,44 +75,69 @@ def parse_vnnlib(text: str, name: str = "") -> Property:
     for letter, numbers in declared.items():
         if not numbers or numbers != set(range(len(numbers))):
             raise _wrong(f"the {letter}_i that are declared are not X_0, X_1, … in a row")
-    whole: list[list[Atom]] = [common]
+    whole: list[list[Atom]] = [[]]
     for options in choices:
         if len(whole) * len(options) > _MOST:
             raise _wrong(f"more than {_MOST} cases")
         whole = [[*some, *more] for some in whole for more in options]
-    cases = [case for atoms in whole if (case := _case(atoms, sizes["X"], sizes["Y"])) is not None]
+    shared = _sorted(common)
+    cases = [case for atoms in whole if (case := _case(shared, _sorted(atoms), sizes["X"], sizes["Y"])) is not None]
     return Property(tuple(cases), sizes["X"], sizes["Y"], name)
 
 
-def _case(atoms: list[Atom], inputs: int, outputs: int) -> Case | None:
-    """The box and the rows of one conjunction; None where nothing can meet it."""
-    low, high = [-torch.inf] * inputs, [torch.inf] * inputs
-    rows: list[tuple[dict[tuple[str, int], float], float]] = []
-    for factors, limit in atoms:
-        letters = {letter for letter, _ in factors}
-        if not factors:
-            if limit < 0:
-                return None
+class _Parts(NamedTuple):
+    """A conjunction, taken apart: the ends of inputs, rows of outputs, and whether constants contradict it."""
+
+    low: dict[int, float]
+    high: dict[int, float]
+    rows: list[Atom]
+    empty: bool
+
+
+def _sorted(atoms: list[Atom]) -> _Parts:
+    low: dict[int, float] = {}
+    high: dict[int, float] = {}
+    rows: list[Atom] = []
+    empty = False
+    for atom in atoms:
+        letters = {letter for letter, _ in atom.factors}
+        if not letters:
+            empty = empty or atom.limit < 0
         elif letters == {"Y"}:
-            rows.append((factors, limit))
-        elif len(factors) == 1:
-            ((_, i), factor) = next(iter(factors.items()))
+            rows.append(atom)
+        elif len(atom.factors) == 1:
+            ((_, i), factor) = next(iter(atom.factors.items()))
+            end = atom.limit / factor
             if factor > 0:
-                high[i] = min(high[i], limit / factor)
+                high[i] = min(high.get(i, end), end)
             else:
-                low[i] = max(low[i], limit / factor)
+                low[i] = max(low.get(i, end), end)
         else:
             raise _wrong("an inequality ties several inputs, or inputs to outputs; boxes of inputs are known")
-    for i in range(inputs):
-        if not (low[i] > -torch.inf and high[i] < torch.inf):
-            raise _wrong(f"X_{i} has no bounds on both sides")
-    if any(a > b for a, b in zip(low, high, strict=True)):
+    return _Parts(low, high, rows, empty)
+
+
+def _case(shared: _Parts, own: _Parts, inputs: int, outputs: int) -> Case | None:
+    """The box and the rows of two conjunctions together; None where nothing can meet them."""
+    low, high = (
+        [kept.get(i, end) for i in range(inputs)] for kept, end in ((shared.low, -torch.inf), (shared.high, torch.inf))
+    )
+    for i, end in own.low.items():
+        low[i] = max(low[i], end)
+    for i, end in own.high.items():
+        high[i] = min(high[i], end)
+    lower, upper = _double(low), _double(high)
+    free = (lower.isinf() | upper.isinf()).nonzero()[:, 0].tolist()
+    if free:
+        raise _wrong(f"X_{free[0]} has no bounds on both sides")
+    if shared.empty or own.empty or bool((lower > upper).any()):
         return None
+    rows = [*shared.rows, *own.rows]
     weights = torch.zeros(len(rows), outputs, dtype=torch.float64)
-    for number, (factors, _) in enumerate(rows):
-        for (_, i), factor in factors.items():
+    for number, row in enumerate(rows):
+        for (_, i), factor in row.factors.items():
             weights[number, i] = factor
-    return Case(_double(low), _double(high), weights, _double([limit for _, limit in rows]))
+    return Case(lower, upper, weights, _double([row.limit for row in rows]))
 
 
 def _double(values: list[float]) -> Tensor:

@@ -1,10 +1,11 @@
-r"""Which gradients a network's scores can have anywhere in a region: intervals of rows, pulled back through the graph.
+r"""Which gradients a network's scores can have anywhere in a region: intervals of entries, in both directions.
 
-A row of the output is multiplied by the derivative of each step, last first. A straight step's derivative is its
-matrix; of a nonlinear one it lies, value by value, in an interval that the limits of its input give: 0 or 1 for a ReLU
-that is settled, [0, 1] for one that may switch. So entries become intervals :math:`m \pm r`, and :math:`m W \pm r |W|`
-behind a straight step. This is the recursion of Fast-Lip (Weng et al. 2018, section 4.3), from the output to the input
-rather than the other way, which holds a row a score and not one a neuron; both agree for one hidden layer.
+A straight step's derivative is its matrix; of a nonlinear one it lies, value by value, in an interval that the limits
+of its input give: 0 or 1 for a ReLU that is settled, [0, 1] for one that may switch. The product over the steps becomes
+intervals :math:`m \pm r`, with :math:`W m \pm |W| r` behind a straight step. *Forward*, from the input on, a row an
+input, this is the recursion of Fast-Lip (Weng et al. 2018, section 4.3). *Backward*, from the scores on, a row a score,
+it needs far less memory. For one hidden layer both are the same; for more neither is always the tighter, and since both
+hold, so does what they have in common. The forward one is left out where it would hold too much.
 
 By the mean value theorem a score moves by no more than such a gradient times the move of the input.
 """
@@ -22,12 +23,15 @@ from ironglass.core.errors import InputError
 
 from .bounds import SPARE, Interval, eps_of, gamma, rounding
 from .graph import Absolute, Affine, Bend, Cat, Graph, Monotone, Pool, Ramp, Smooth, Step, Sum, Valley
+from .margins import tail_of
 
 Pair = tuple[Tensor, Tensor]
 
 
 def gradients(graph: Graph, values: Mapping[int, Interval], rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the least and largest entries of ``rows`` times the Jacobian, and what rounding adds to each row's value.
+
+    The samples together should be few: what is held grows with their number.
 
     Args:
         graph: of the network, in float64.
@@ -56,9 +60,84 @@ def gradients(graph: Graph, values: Mapping[int, Interval], rows: Tensor) -> tup
             if i in waiting:
                 part = waiting[i][0] + part[0], waiting[i][1] + part[1]
             waiting[i] = part
-    middle, radius = waiting[0]
-    radius = radius * (1 + 4 * len(graph.steps) * eps_of(radius.dtype))
-    return middle - radius, middle + radius, lost * (1 + 1e-9)
+    low, high = _ends(*waiting[0])
+    if held(graph) <= MOST:
+        ahead = _forward(graph, values, rows)
+        low, high = torch.maximum(low, ahead[0]), torch.minimum(high, ahead[1])
+    return low, high, lost * (1 + 1e-9)
+
+
+MOST = 1 << 22
+"""How many values the forward recursion may hold for one sample."""
+
+
+def held(graph: Graph) -> int:
+    """Returns how many values the forward recursion holds for one sample."""
+    return math.prod(graph.steps[0].shape) * max(math.prod(step.shape) for step in graph.steps)
+
+
+def _ends(middle: Tensor, radius: Tensor) -> Pair:
+    radius = radius * (1 + 1e-12)
+    return middle - radius, middle + radius
+
+
+def _forward(graph: Graph, values: Mapping[int, Interval], rows: Tensor) -> Pair:
+    """The entries by the derivatives of all values that a nonlinear step gives, and the straight steps behind them."""
+    tail, ends = tail_of(graph)
+    waiting: dict[int, Pair] = {len(graph.steps) - 1: (rows, torch.zeros_like(rows))}
+    for index in tail:
+        step, (middle, radius) = graph.steps[index], waiting.pop(index)
+        inputs = [values[i] for i in step.inputs]
+        for i, part in zip(step.inputs, _back(graph, step, inputs, middle, radius), strict=True):
+            waiting[i] = (waiting[i][0] + part[0], waiting[i][1] + part[1]) if i in waiting else part
+    last = {i: index for index, step in enumerate(graph.steps) for i in step.inputs}
+    size, shape = math.prod(graph.steps[0].shape), graph.steps[0].shape
+    unit = torch.eye(size, dtype=rows.dtype, device=rows.device).reshape(1, size, *shape)
+    ahead: dict[int, Pair] = {0: (unit, torch.zeros_like(unit))}
+    middle, radius = rows.new_zeros(*rows.shape[:2], size), rows.new_zeros(*rows.shape[:2], size)
+    for index in range(max(ends) + 1):
+        step = graph.steps[index]
+        if index:
+            parts = [ahead[i] for i in step.inputs]
+            ahead[index] = _ahead(step, [values[i] for i in step.inputs], parts)
+        if index in ends:
+            (a, spare), (m, r) = (tuple(part.flatten(2) for part in pair) for pair in (waiting[index], ahead[index]))
+            middle = middle + a @ m.mT
+            radius = radius + (a.abs() + spare) @ (r + m.abs() * 1e-12).mT + spare @ m.abs().mT
+        for i in set(step.inputs):
+            if last[i] == index:
+                ahead.pop(i, None)
+    low, high = _ends(middle, radius)
+    return low.reshape(*rows.shape[:2], *shape), high.reshape(*rows.shape[:2], *shape)
+
+
+def _ahead(step: Step, inputs: list[Interval], parts: list[Pair]) -> Pair:
+    """The derivatives of a step's values to the input ``(N, d, *shape)``, from those of what it reads."""
+    op, (middle, radius) = step.op, parts[0]
+    if isinstance(op, Affine):
+        slack = 2 * gamma((op.terms or 1) + SPARE, eps_of(middle.dtype))
+        wider = op.map((radius * (1 + slack) + middle.abs() * slack).flatten(0, 1), op.weight.abs(), None)
+        return tuple(
+            part.reshape(*middle.shape[:2], *step.shape)
+            for part in (op.map(middle.flatten(0, 1), op.weight, None), wider)
+        )  # type: ignore[return-value]
+    if isinstance(op, Sum):
+        pairs = list(zip(op.factors, parts, strict=True))
+        return sum(f * m for f, (m, _) in pairs), sum(abs(f) * r for f, (_, r) in pairs)  # type: ignore[return-value]
+    if isinstance(op, Cat):
+        several = max(len(part[0]) for part in parts)
+        return tuple(
+            torch.cat([part[k].expand(several, *part[k].shape[1:]) for part in parts], op.dim + 1) for k in (0, 1)
+        )  # type: ignore[return-value]
+    if isinstance(op, Monotone) and isinstance(op.shape, Pool):
+        maybe, _ = _members(op.shape, inputs[0])
+        low, high = (end.flatten(-op.shape.dims)[..., op.shape.places] for end in (middle - radius, middle + radius))
+        low = torch.where(maybe[:, None], low, torch.inf).amin(-1)
+        high = torch.where(maybe[:, None], high, -torch.inf).amax(-1)
+        return _centred(*(end.reshape(*end.shape[:2], *step.shape) for end in (low, high)))
+    low, high = (side[:, None] for side in slopes(step, inputs[0]))
+    ends = torch.stack([end * side for end in (middle - radius, middle + radius) for side in (low, high)])
+    return _centred(ends.amin(0), ends.amax(0))
 
 
 def _noise(step: Step, inputs: list[Interval], out: Interval) -> Tensor | None:
@@ -143,12 +222,8 @@ def slopes(step: Step, x: Interval) -> Pair:
 
 def _pooled(pool: Pool, x: Interval, middle: Tensor, radius: Tensor) -> Pair:
     """Through a maximum: an input that is surely the largest takes the row, one that may be takes it or 0."""
-    lower, upper = x.lower.flatten(-pool.dims), x.upper.flatten(-pool.dims)
-    outer = lower.shape[1:-1]
-    low, high = (torch.where(pool.real, side[..., pool.places], -torch.inf) for side in (lower, upper))
-    ground = low.amax(-1, keepdim=True)
-    maybe = pool.real & (high >= ground)
-    sure = maybe & (maybe.sum(-1, keepdim=True) == 1)
+    maybe, sure = _members(pool, x)
+    outer = x.lower.shape[1 : x.lower.ndim - pool.dims]
     least, most = (part.reshape(*part.shape[:2], *outer, -1)[..., None] for part in (middle - radius, middle + radius))
     sure_, maybe_ = sure[:, None], maybe[:, None]
     ends = [
@@ -162,3 +237,11 @@ def _pooled(pool: Pool, x: Interval, middle: Tensor, radius: Tensor) -> Pair:
         for part in ends
     ]
     return _centred(*spread)
+
+
+def _members(pool: Pool, x: Interval) -> Pair:
+    """Which of a window's values may be the largest, and which surely is ``(N, …, outputs, size)``."""
+    lower, upper = x.lower.flatten(-pool.dims), x.upper.flatten(-pool.dims)
+    low, high = (torch.where(pool.real, side[..., pool.places], -torch.inf) for side in (lower, upper))
+    maybe = pool.real & (high >= low.amax(-1, keepdim=True))
+    return maybe, maybe & (maybe.sum(-1, keepdim=True) == 1)

@@ -261,15 +261,23 @@ def _conv(
 
     stencil = Stencil(_each(stride, dims), _each(padding, dims), _each(dilation, dims), groups)
     turned = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
+    kernel = (weight.shape[-2], weight.shape[-1])
 
     def pull(rows: Tensor, shape: Sequence[int]) -> Tensor:
         walks = zip(shape[1:], rows.shape[2:], weight.shape[2:], *stencil[:3], strict=True)
+        if dims == 2 and groups == 1 and weight.shape[1] <= _FEW:
+            columns = weight.flatten(1).mT @ rows.flatten(2)
+            return F.fold(columns, (shape[1], shape[2]), kernel, stencil.dilation, stencil.padding, stencil.stride)
         left = [side - ((out - 1) * s - 2 * p + d * (k - 1) + 1) for side, out, k, s, p, d in walks]
         return turned(rows, weight, None, stencil.stride, stencil.padding, left, groups, stencil.dilation)
 
     size = None if bias is None else bias.abs()
     back = weight.numel() // weight.shape[1] // groups
     return [*before, Affine(map, weight, bias, terms, "kernel", size, back, pull, stencil)]
+
+
+_FEW = 4
+"""Up to how many channels of a convolution's input its transpose is faster as columns put together."""
 
 
 def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:

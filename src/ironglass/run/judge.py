@@ -384,6 +384,14 @@ def _like(found: Tensor, x: Tensor, job: Job) -> Tensor:
     return found.detach()
 
 
+def batched(threat: Threat, x: Tensor) -> Threat:
+    """Returns the threat with the batch dimension that methods expect of its mask."""
+    if threat.mask is None:
+        return threat
+    mask = (threat.mask != 0).to(x.device)
+    return replace(threat, mask=mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape))
+
+
 def inputs_of(method: Method[Any], model: Adapter, x: Tensor, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Returns what the method takes beside the samples, checked and in one form.
 
@@ -409,9 +417,7 @@ def inputs_of(method: Method[Any], model: Adapter, x: Tensor, args: tuple[Any, .
             f"{card.name} needs a finite eps",
             "give the radius to search in, in the threat's units, or take a minimum-norm attack such as fmn",
         )
-    if threat.mask is not None:
-        mask = (threat.mask != 0).to(x.device)
-        threat = replace(threat, mask=mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape))
+    threat = batched(threat, x)
     if isinstance(aim, Goal) and aim.targeted and not card.targeted:
         raise InputError(f"{card.name} takes no target", "give the true labels, or choose a targeted attack")
     return aim, threat

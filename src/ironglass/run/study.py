@@ -20,6 +20,8 @@ from ironglass.models.adapter import Adapter, check, wrap
 from ironglass.models.meter import Meter
 from ironglass.models.session import Session
 
+from .judge import batched
+
 
 def run_study(
     method: Method[Any],
@@ -45,18 +47,23 @@ def run_study(
         raise InputError(f"{card.name} takes {takes}; {threat or 'none'} was given", f"ironglass show {card.name}")
     start = perf_counter()
     open_ = {name: _opened(card, name, model, x, y, threat) for name, model in named.items()}
-    known = {id(given[name]): pair for name, pair in open_.items()}
-    for name in named:
-        bare = getattr(given[name], "undefended", None)
-        if bare is not None:
-            if id(bare) not in known:
-                known[id(bare)] = _opened(card, f"{name}, undefended,", wrap(bare), x, y, threat)
-            open_[name][0].undefended = known[id(bare)][0]
+    bare = {name: wrap(plain) for name in named if (plain := getattr(given[name], "undefended", None)) is not None}
+    known = {_same(named[name]): pair for name, pair in open_.items()} if bare else {}
+    for name, model in bare.items():
+        if _same(model) not in known:
+            known[_same(model)] = _opened(card, f"{name}, undefended,", model, x, y, threat)
+        open_[name][0].undefended = known[_same(model)][0]
+    threat = None if threat is None else batched(threat, x)
     sessions = cast(Mapping[str, Model], {name: session for name, (session, _) in open_.items()})
     result = _tried(card.name, lambda: cast(Study, method.raw(sessions, x, y, threat, **chosen)))
     meters = {id(meter): meter for _, meter in (*open_.values(), *known.values())}
     cost = sum((meter.cost for meter in meters.values()), Cost())
     return replace(result, options=chosen | dict(result.options), cost=replace(cost, seconds=perf_counter() - start))
+
+
+def _same(model: Adapter) -> object:
+    """Returns what two models share that are the same network in the same units, however they were brought."""
+    return model.identity() or id(model), model.bounds, model.access
 
 
 def _opened(

@@ -152,7 +152,7 @@ class Course:
         self.student.generator = self.loop.generator
         self.history: list[Epoch] = []
         self.best, self._best = 0, {}
-        self.stopped = False
+        self.stopped = self._told = False
 
     _best: dict[str, Tensor]
 
@@ -202,26 +202,31 @@ class Course:
         self._take(self._watched(found))
 
     def _watched(self, epoch: Epoch) -> Epoch:
-        """Notes a fall of the accuracy under attack, and stops the training there."""
-        most, now = (each.counts.get("attacked") for each in (self.history[self.best], epoch))
-        if self.recipe.watch is None or most is None or now is None:
+        """Notes what looks like a step learned by heart, and stops where the accuracy under PGD has fallen for it."""
+        allowed, now = self.recipe.watch, epoch.counts.get("attacked")
+        if allowed is None or now is None or self.loop.share < self.recipe.warm + self.recipe.ramp:
             return epoch
-        before, after = most[0] / most[1], now[0] / now[1]
-        if self.best == 0 or wilson(*most)[0] - wilson(*now)[1] <= self.recipe.watch:
+        best = self.history[self.best].counts["attacked"]
+        fell = self.best > 0 and _beyond(best, now, allowed)
+        if not fell and (self._told or not _beyond(epoch.counts["clean"], now, allowed)):
             return epoch
-        self.stopped, easy = True, self._one_step()
-        what = "catastrophic overfitting" if easy - after > self.recipe.watch else "the network breaks down"
-        return replace(
-            epoch,
-            note=f"{what}: the accuracy under PGD fell from {before:.0%} in epoch {self.best} to {after:.0%}, under "
-            f"one step (FGSM) it is {easy:.0%}; stopped, and epoch {self.best} is kept",
-        )
+        easy = self._one_step()
+        heart = _beyond(easy, now, allowed)
+        if not fell and not heart:
+            return epoch
+        held, step, most = (right / count for right, count in (now, easy, best))
+        said = f"under one step (FGSM) {step:.0%} hold, under PGD {held:.0%}"
+        what = f"catastrophic overfitting: {said}" if heart else f"the network breaks down: {said}"
+        if fell:
+            what += f", down from {most:.0%} in epoch {self.best}; stopped, and epoch {self.best} is kept"
+        self.stopped, self._told = fell, True
+        return replace(epoch, note=what)
 
-    def _one_step(self) -> float:
+    def _one_step(self) -> Count:
         assert self.threat is not None
         part = (self._x[self.held], self._y[self.held], self.threat.take(self.held))
         found = cast(AttackResult, Runner(self.student.adapter)(get("fgsm"), *part))
-        return 1 - found.success_rate
+        return int((~found.success).sum()), len(found)
 
     def _take(self, epoch: Epoch) -> None:
         """Writes an epoch down, and keeps its weights if it is the best."""
@@ -260,6 +265,7 @@ class Course:
             counts = {kind: tuple(count) for kind, count in row["counts"].items()}
             self.history.append(Epoch(**row | {"counts": counts}))
         self.best, self.stopped = record["best"], record["stopped"]
+        self._told = any(epoch.note for epoch in self.history)
         self.student.forward, self.student.backward = record["passes"]
 
     def result(self, name: str, options: Mapping[str, Any], probe: Pair | None, partial: bool) -> Trained:
@@ -290,3 +296,8 @@ class Course:
             partial=partial,
             seed=self.recipe.seed,
         )
+
+
+def _beyond(more: Count, less: Count, gap: float) -> bool:
+    """Whether one accuracy exceeds another by more than that, interval from interval."""
+    return wilson(*more)[0] - wilson(*less)[1] > gap

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 import ironglass as ig
 from ironglass.core.errors import InputError
 from ironglass.core.training import Batch
+from ironglass.ops.training import inner
 from learners import blobs, course, digit_net, digits, seeded
 
 EPS, WIDE = 0.3, (-5.0, 5.0)
@@ -94,18 +96,52 @@ def test_it_makes_digits_hold_that_did_not() -> None:
     assert 1 - again.success_rate == pytest.approx(after)
 
 
-def test_catastrophic_overfitting_is_seen_said_and_undone() -> None:
-    x, y = digits()
-    result = ig.defend.adversarial_training(
-        digit_net(), (x, y), ig.Linf(0.3), attack="fgsm", epochs=40, batch=32, lr=1e-2, ramp=0.0, schedule="constant"
-    )
-    assert len(result.history) < 41, "it was stopped"
-    assert "catastrophic overfitting" in result.notes[0]
+def test_a_single_step_that_is_learned_by_heart_is_noted() -> None:
+    """FGSM with a random start and a large radius, on digits: known to overfit (Wong et al. 2020)."""
+    x, y = (part[:600] for part in digits())
+    x = F.interpolate(x, size=28, mode="bilinear")
+    net = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten(),
+            nn.Linear(1568, 100), nn.ReLU(), nn.Linear(100, 10),
+        )
+    )  # fmt: skip
+    options: Any = {"attack": "fgsm_rs", "lr": 5e-3, "schedule": "triangular", "batch": 32, "epochs": 12}
+    result = ig.defend.adversarial_training(net, (x, y), ig.Linf(0.3), **options)
+    assert len(result.notes) == 1
+    assert "catastrophic overfitting: under one step (FGSM)" in result.notes[0]
+    last = result.history[-1]
+    assert last.accuracy("clean") > 0.6  # type: ignore[operator]
+    assert last.accuracy("attacked") < 0.2  # type: ignore[operator]
+
+
+def test_where_the_accuracy_under_pgd_falls_the_training_stops_and_the_best_epoch_is_kept() -> None:
+    """The state that overfitting leads to, trained for on purpose: clean samples are held, attacked ones are not."""
+    data = tuple(part[:900] for part in digits())
+    threat, epochs = ig.Linf(0.1), 7
+    ready = course(
+        ig.defend.adversarial_training, digit_net(), data, threat, attack="pgd", epochs=epochs, batch=50, lr=4e-3,
+        schedule="constant", ramp=0.0, steps=3,
+    )  # fmt: skip
+    honest = ready.recipe.loss
+
+    def loss(student: Any, batch: Batch) -> Tensor:
+        if batch.step < 17 * 4:
+            return honest(student, batch)
+        attacked = inner.pgd(student, batch, 3, None)
+        return F.cross_entropy(student(batch.x), batch.y) - F.cross_entropy(student(attacked), batch.y).clamp(max=4)
+
+    ready.recipe = replace(ready.recipe, loss=loss)
+    assert not ready.run(None, None)
+    result = ready.result("adversarial_training", {}, None, False)
+    assert 5 < len(result.history) < epochs + 1, "it was stopped"
+    assert f"stopped, and epoch {result.best} is kept" in result.notes[-1]
     last, best = result.history[-1], result.history[result.best]
     assert last.accuracy("attacked") < best.accuracy("attacked") - 0.2  # type: ignore[operator]
     assert result.after == best.counts
-    kept = ig.attack.pgd(result.net, x, y, ig.Linf(0.3), steps=20)
-    assert 1 - kept.success_rate > best.accuracy("attacked") - 0.1  # type: ignore[operator]
+    held = data[0][ready.held], data[1][ready.held]
+    kept = ig.attack.pgd(result.net, *held, threat, steps=20)
+    assert 1 - kept.success_rate == pytest.approx(best.accuracy("attacked"))
 
 
 def test_requests_that_make_no_sense_are_refused_before_any_work() -> None:

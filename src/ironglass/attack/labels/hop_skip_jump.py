@@ -26,7 +26,6 @@ HALVINGS = 12
     norms=("l2", "linf"),
     cost="max_queries",
     lecture="black-box evasion: labels",
-    tags=("control",),
 )
 def hop_skip_jump(
     model: Model,

@@ -65,6 +65,12 @@ def convex_training(
 
     Raises:
         InputError: if an option is out of range.
+    Example:
+        >>> import torch, ironglass as ig
+        >>> x, y = torch.rand(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+        >>> strong = ig.defend.convex_training(torch.nn.Linear(4, 2), (x, y), ig.Linf(0.05), epochs=2)
+        >>> len(strong.history), strong.table().columns
+        (3, ('accuracy', 'before', 'after'))
     """
     if not 0 <= kappa <= 1:
         raise InputError(f"kappa={kappa}", "0 ≤ kappa ≤ 1")

@@ -56,6 +56,13 @@ def free_adversarial_training(
 
     Raises:
         InputError: if an option is out of range.
+    Example:
+        >>> import torch, ironglass as ig
+        >>> x, y = torch.rand(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+        >>> net, options = torch.nn.Linear(4, 2), dict(replays=2, epochs=4)
+        >>> strong = ig.defend.free_adversarial_training(net, (x, y), ig.Linf(0.05), **options)
+        >>> len(strong.history), strong.table().columns
+        (3, ('accuracy', 'before', 'after'))
     """
     if replays < 1:
         raise InputError(f"replays={replays}", "at least 1")

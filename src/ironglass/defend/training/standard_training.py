@@ -43,6 +43,12 @@ def standard_training(
 
     Returns:
         The recipe, which the runner carries out.
+    Example:
+        >>> import torch, ironglass as ig
+        >>> x, y = torch.rand(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+        >>> strong = ig.defend.standard_training(torch.nn.Linear(4, 2), (x, y), epochs=2)
+        >>> len(strong.history), strong.table().columns
+        (3, ('accuracy', 'before', 'after'))
     """
 
     def loss(student: Student, batch: Batch) -> Tensor:

@@ -63,6 +63,12 @@ def trades(
 
     Raises:
         InputError: if an option is out of range.
+    Example:
+        >>> import torch, ironglass as ig
+        >>> x, y = torch.rand(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+        >>> strong = ig.defend.trades(torch.nn.Linear(4, 2), (x, y), ig.Linf(0.05), epochs=2)
+        >>> len(strong.history), strong.table().columns
+        (3, ('accuracy', 'before', 'after'))
     """
     if beta < 0 or steps < 1 or (step_size is not None and not step_size > 0):
         raise InputError(f"beta={beta}, steps={steps}, step_size={step_size}", "beta ≥ 0, steps ≥ 1, step_size > 0")

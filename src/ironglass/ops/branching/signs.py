@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ironglass.ops.bounds import Interval
 from ironglass.ops.graph import Graph
-from ironglass.ops.linear import Lines
+from ironglass.ops.linear import Lines, lower
+from ironglass.ops.linear.sharpening import sharpened
 
 from .ascent import Raised, raised
 from .attack import descended
@@ -33,6 +34,7 @@ class Effort:
         batch: parts at once, at most.
         gap: None to stop when every part is settled; else the search goes on until the bound is this near to the least
             excess that was seen.
+        inner: steps of the climb for the intervals that cost the rows most, before anything is split; 0 leaves them.
         attack: begin with a descent from the centre and from the points where the first bounds are attained.
     """
 
@@ -40,6 +42,7 @@ class Effort:
     root: int = 30
     batch: int = 128
     gap: float | None = None
+    inner: int = 5
     attack: bool = True
 
 
@@ -198,9 +201,9 @@ class _Search:
 
     def tried(self, points: Tensor, case: Tensor) -> None:
         """Runs the network on points ``(n, R, *shape)``: a counterexample ends the search."""
-        flat, owner = self.problem.inside(points.flatten(0, 1)), case.repeat_interleave(points.shape[1])
         if self.witness is None:
             return
+        flat, owner = self.problem.inside(points.flatten(0, 1)), case.repeat_interleave(points.shape[1])
         outputs = self.problem.net(flat)
         for index in sorted(set(owner.tolist())):
             own = owner == index
@@ -264,6 +267,20 @@ def by_signs(
         budget: to keep to.
         effort: how hard each part is tried.
     """
-    net = lined(graph, problem.start, values)
+    effort = effort or Effort()
     with torch.no_grad():
-        return _Search(problem, net, witness, budget, effort or Effort()).run()
+        net = _sharpened(problem, lined(graph, problem.start, values), effort)
+        return _Search(problem, net, witness, budget, effort).run()
+
+
+def _sharpened(problem: Problem, net: Lined, effort: Effort) -> Lined:
+    """The same with tighter intervals, where some case is still open."""
+    rows = problem.rows.flatten(0, 1)[None]
+    tape: ByStep = {}
+    bound = lower(net.start, rows, net.relaxed, tape=tape).reshape(problem.limits.shape)
+    still = ~(problem.over(bound) > 0).any(1)
+    if not effort.inner or not net.relus or not bool(still.any()):
+        return net
+    picked = {index: row[:, still.repeat_interleave(problem.limits.shape[1])] for index, row in tape.items()}
+    values = sharpened(net.start, net.relaxed, picked, steps=effort.inner, share=1.0)
+    return lined(net.relaxed.graph, net.start, values)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ironglass.ops.bounds import SPARE, Interval, eps_of, gamma, rounding
-from ironglass.ops.graph import Absolute, Affine, Cat, Graph, Monotone, Step, Sum, Valley
+from ironglass.ops.graph import Absolute, Affine, Cat, Graph, Monotone, Op, Step, Sum, Valley
 
 from .curves import Side
 from .relaxations import Lines, Planes, Slopes
@@ -34,6 +34,8 @@ from .relaxations import relaxed as relaxed_step
 
 BLOCK = 512
 """Products summed in the bounds' dtype before the sums are summed in float64."""
+_FEW = 0.8
+"""Up to which share of values that rows do not vanish at, those are picked out."""
 Nonlinear = (Monotone, Valley, Absolute)
 
 
@@ -51,7 +53,8 @@ class Fold:
 
     .. math:: A^+ a_l + A^- a_u = A\,\frac{a_l + a_u}{2} + |A|\,\frac{a_l - a_u}{2}
 
-    The offsets hold what the steps in ``paid``, just before, add and lose.
+    The offsets hold what the steps in ``paid``, just before, add and lose. ``alive`` are the places of each sample that
+    rows do not vanish at, where those are few and the input is flat.
     """
 
     slope: Tensor
@@ -59,6 +62,7 @@ class Fold:
     offset: Tensor
     width: Tensor
     paid: frozenset[int]
+    alive: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +82,40 @@ class Relaxed:
     lines: dict[int, Lines | Planes] = field(default_factory=dict)
     losses: dict[int, Loss] = field(default_factory=dict)
     folds: dict[int, Fold] = field(default_factory=dict)
+
+    def take(self, rows: Tensor | slice) -> Relaxed:
+        """Returns the same graph on some of the regions."""
+        count = len(self.values[0].lower)
+
+        def cut(value: Tensor) -> Tensor:
+            return value[rows] if value.ndim and len(value) == count else value
+
+        def side(one: Side) -> Side:
+            return Side(cut(one.slope), cut(one.offset))
+
+        lines: dict[int, Lines | Planes] = {}
+        for i, found in self.lines.items():
+            lower, upper = side(found.lower), side(found.upper)
+            if isinstance(found, Planes):
+                lines[i] = Planes(lower, upper, found.pool)
+            else:
+                lines[i] = Lines(lower, upper, None if found.free is None else cut(found.free), found.choice)
+        losses = {
+            i: Loss(cut(loss.each), cut(loss.fixed), None if loss.bias is None else cut(loss.bias))
+            for i, loss in self.losses.items()
+        }
+        folds = {
+            i: replace(
+                fold,
+                slope=cut(fold.slope),
+                bend=cut(fold.bend),
+                offset=cut(fold.offset),
+                width=cut(fold.width),
+                alive=fold.alive[rows] if isinstance(rows, slice) and fold.alive is not None else None,
+            )
+            for i, fold in self.folds.items()
+        }
+        return Relaxed(self.graph, {i: x.take(rows) for i, x in self.values.items()}, lines, losses, folds)
 
 
 def unit_of(graph: Graph, dtype: torch.dtype, index: int = 0) -> float:
@@ -138,13 +176,22 @@ def _folded(relaxed: Relaxed, before: int, lines: Lines, unit: float) -> Fold:
         low_offset, high_offset = low_offset + low_slope * gain - below, high_offset + high_slope * gain + over
     lost = torch.maximum(low_slope.abs(), high_slope.abs()) * relaxed.values[before].largest() * few
     lost = lost + torch.maximum(low_offset.abs(), high_offset.abs()) * (unit + few)
+    slope, bend = (low_slope + high_slope) / 2, (low_slope - high_slope) / 2
     return Fold(
-        (low_slope + high_slope) / 2,
-        (low_slope - high_slope) / 2,
+        slope,
+        bend,
         (low_offset + high_offset) / 2,
         (low_offset - high_offset) / 2 - lost,
         frozenset(paid),
+        _alive(slope, bend) if slope.ndim == 2 and not slope.requires_grad else None,
     )
+
+
+def _alive(slope: Tensor, bend: Tensor) -> tuple[Tensor, ...] | None:
+    there = (slope != 0) | (bend != 0)  # NaN is there
+    if float(there.sum()) > _FEW * there.numel():
+        return None
+    return tuple(row.nonzero()[:, 0] for row in there)
 
 
 def _pending(relaxed: Relaxed, index: int) -> tuple[Tensor, Tensor, list[int]]:
@@ -255,7 +302,9 @@ def pulled(
         betas: as `lower` takes them.
         tape: as `lower` takes it.
     """
-    graph, unit = relaxed.graph, unit_of(relaxed.graph, next(iter(waiting.values())).dtype)
+    graph = relaxed.graph
+    unit = unit_of(graph, next(iter(waiting.values())).dtype)
+    alive: dict[int, tuple[Tensor, ...]] = {}
     for index in range(end, 0, -1):
         if index not in waiting:
             continue
@@ -273,6 +322,8 @@ def pulled(
                 part = torch.addcmul(a * fold.slope[:, None], size, fold.bend[:, None])
                 gain = dot(a, fold.offset) + dot(size, fold.width)
                 paid |= fold.paid
+                if fold.alive is not None and _is_matrix(graph, step.inputs[0]) and not part.requires_grad:
+                    alive[step.inputs[0]] = fold.alive
             total = total + gain
             if split is not None:
                 part = part - split
@@ -286,7 +337,7 @@ def pulled(
                     total = total - dot(a.abs(), loss.each)
                 if loss.bias is not None:
                     total = total + dot(a, loss.bias)
-            parts = _back(graph, step, a)
+            parts = [_picked(step.op, a, alive[index])] if index in alive else _back(graph, step, a)
         for i, part in zip(step.inputs, parts, strict=True):
             if i in waiting:
                 waiting[i] = waiting[i] + part
@@ -298,6 +349,20 @@ def pulled(
     if tape is not None:
         tape[0] = waiting[0]
     return total + least(waiting[0], start, unit)
+
+
+def _is_matrix(graph: Graph, index: int) -> bool:
+    op = graph.steps[index].op
+    return graph.readers[index] == 1 and isinstance(op, Affine) and op.form == "matrix" and not op.weight.requires_grad
+
+
+def _picked(op: Op, a: Tensor, alive: tuple[Tensor, ...]) -> Tensor:
+    """The rows of the input of a linear layer, from the places of each sample where they are not 0."""
+    assert isinstance(op, Affine)
+    found = a.new_empty(*a.shape[:2], op.weight.shape[1])
+    for row, places, out in zip(a, alive, found, strict=True):
+        torch.mm(row.index_select(1, places), op.weight.index_select(0, places), out=out)
+    return found
 
 
 def _back(graph: Graph, step: Step, a: Tensor) -> list[Tensor]:

@@ -3,7 +3,7 @@ r"""Intervals of every step, each tightened by linear bounds where a nonlinear s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, Protocol
 
@@ -19,9 +19,9 @@ from .relaxations import Slopes
 from .windows import supported, window_bounds
 
 How = Literal["linear", "interval"]
-HELD = 1 << 18
+HELD = 1 << 20
 """How many values of rows are held at a time: as much as fast memory holds."""
-WIDE = 1 << 22
+WIDE = 1 << 23
 """How many, were they not windows, where rows are."""
 
 
@@ -155,30 +155,32 @@ def _rivals(pool: Pool, x: Interval) -> Tensor:
 def _tightened(start: Interval, relaxed: Relaxed, index: int, which: Tensor) -> Interval:
     """The interval of a step, with a row pulled back either way for some of its values."""
     which = which.flatten(1)
-    places = which.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(which.sum(1).max())]
+    count = which.sum(1)
+    places = which.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
     if supported(relaxed.graph, index):
-        return tightened(start, relaxed, index, places, partial(window_bounds, start, relaxed, index))
-    return tightened(start, relaxed, index, places, partial(row_bounds, relaxed, index, partial(lower, start)))
+        return tightened(start, relaxed, index, places, window_bounds, count=count.tolist())
+    return tightened(start, relaxed, index, places, partial(row_bounds, lower))
 
 
-Bounding = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From places ``(N, k)`` in a step's values to lower bounds of those values, and of their negatives."""
+Bounding = Callable[[Interval, Relaxed, int, Tensor], tuple[Tensor, Tensor]]
+"""From a region, a graph on it, a step and places ``(N, k)`` in its values to lower bounds of those values, and of
+their negatives."""
 
 
 class Pulling(Protocol):
-    """From rows to lower bounds, as `lower`."""
+    """From a region, rows and a graph to lower bounds, as `lower`."""
 
-    def __call__(self, rows: Tensor, relaxed: Relaxed, *, at: int) -> Tensor:
+    def __call__(self, start: Interval, rows: Tensor, relaxed: Relaxed, *, at: int) -> Tensor:
         """Returns them ``(N, R)``."""
 
 
-def row_bounds(relaxed: Relaxed, index: int, pull: Pulling, places: Tensor) -> tuple[Tensor, Tensor]:
+def row_bounds(pull: Pulling, start: Interval, relaxed: Relaxed, index: int, places: Tensor) -> tuple[Tensor, Tensor]:
     """Returns lower bounds of some of a step's values, and of their negatives, float64 ``(N, k)`` each."""
     step = relaxed.graph.steps[index]
     op, loss = step.op, relaxed.losses.get(index)
     if isinstance(op, Affine) and op.form == "matrix" and len(step.shape) == 1 and loss is not None:
         rows = op.weight[places]
-        found = pull(torch.cat([rows, -rows], 1), relaxed, at=step.inputs[0])
+        found = pull(start, torch.cat([rows, -rows], 1), relaxed, at=step.inputs[0])
         lost = loss.each.expand(len(places), -1).gather(1, places) + loss.fixed[:, None]
         gain = 0.0 if loss.bias is None else loss.bias.expand(len(places), -1).gather(1, places).double()
         least, most = found.chunk(2, 1)
@@ -186,11 +188,18 @@ def row_bounds(relaxed: Relaxed, index: int, pull: Pulling, places: Tensor) -> t
     size = math.prod(step.shape)
     rows = torch.zeros(*places.shape, size, dtype=relaxed.values[index].lower.dtype, device=places.device)
     rows = rows.scatter(2, places[..., None], 1.0).reshape(*places.shape, *step.shape)
-    least, most = pull(torch.cat([rows, -rows], 1), relaxed, at=index).chunk(2, 1)
+    least, most = pull(start, torch.cat([rows, -rows], 1), relaxed, at=index).chunk(2, 1)
     return least, most
 
 
-def tightened(start: Interval, relaxed: Relaxed, index: int, places: Tensor, bounding: Bounding) -> Interval:
+def tightened(
+    start: Interval,
+    relaxed: Relaxed,
+    index: int,
+    places: Tensor,
+    bounding: Bounding,
+    count: Sequence[int] | None = None,
+) -> Interval:
     """Returns the interval of a step, cut with bounds of some of its values.
 
     Args:
@@ -199,17 +208,26 @@ def tightened(start: Interval, relaxed: Relaxed, index: int, places: Tensor, bou
         index: of the step.
         places: in the flattened values ``(N, k)``.
         bounding: of places.
+        count: how many places each sample has, where rows are windows: then one sample at a time is bounded, and its
+            lines are read by windows once.
     """
     x = relaxed.values[index]
-    low, high = x.lower.flatten(1), x.upper.flatten(1)
     widest = max(math.prod(step.shape) for step in relaxed.graph.steps[: index + 1])
-    held = WIDE if isinstance(bounding, partial) and bounding.func is window_bounds else HELD
-    group = max(1, held // (2 * widest * len(places)))
-    for part in torch.split(places, group, 1):
-        least, most = bounding(part)
-        low = _kept(low, part, _down(least, low.dtype), torch.gt)
-        high = _kept(high, part, -_down(most, low.dtype), torch.lt)
-    return Interval(low.reshape(x.lower.shape), high.reshape(x.lower.shape), x.ball)
+    held = (HELD if count is None else WIDE) // (2 * widest)
+    samples = 1 if count is not None else max(1, held // places.shape[1])
+    parts = []
+    for first in range(0, len(places), samples):
+        rows = slice(first, first + samples)
+        region, ours = start.take(rows), relaxed.take(rows)
+        low, high = x.lower[rows].flatten(1), x.upper[rows].flatten(1)
+        own = places[rows] if count is None else places[rows, : count[first]]
+        for part in torch.split(own, max(1, held // len(own)), 1) if own.shape[1] else ():
+            least, most = bounding(region, ours, index, part)
+            low = _kept(low, part, _down(least, low.dtype), torch.gt)
+            high = _kept(high, part, -_down(most, low.dtype), torch.lt)
+        parts.append((low, high))
+    low, high = (torch.cat(ends).reshape(x.lower.shape) for ends in zip(*parts, strict=True))
+    return Interval(low, high, x.ball)
 
 
 def _kept(ends: Tensor, places: Tensor, found: Tensor, better: object) -> Tensor:

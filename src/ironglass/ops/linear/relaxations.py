@@ -121,10 +121,10 @@ def _up(offset: Tensor, dtype: torch.dtype) -> Tensor:
 def _planes(pool: Pool, low: Tensor, high: Tensor, slopes: Slopes, dtype: torch.dtype) -> Planes:
     r"""A maximum lies above each of its values, and below a plane.
 
-    Its slopes are :math:`a_n = \max(0, u_n - g) / (u_n - l_n)` for a ground :math:`g`. The ground is
-    the largest of all lower bounds and of all upper bounds but one: a single value lies above it. Or, where the slopes
-    are shared, the one that makes them sum to 1, kept between the lower bounds and the upper. Either way the least
-    sound offset is :math:`\max_k [(1 - a_k) u_k + a_k l_k] - \sum_n a_n l_n`.
+    Its slopes are :math:`a_n = \max(0, u_n - g) / (u_n - l_n)` for a ground :math:`g`: the largest of all lower bounds
+    and of all upper bounds but the largest, so that only one value lies above it. Or, where the slopes are shared, the
+    ground that makes them sum to 1, kept between the lower bounds and the upper. Either way the least sound offset is
+    :math:`\max_k [(1 - a_k) u_k + a_k l_k] - \sum_n a_n l_n`.
     """
     low, high = (end.flatten(-pool.dims)[..., pool.places] for end in (low, high))
     real, floor = pool.real, torch.finfo(low.dtype).min

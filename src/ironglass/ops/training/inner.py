@@ -21,6 +21,8 @@ from ironglass.core.values import Avoid, Threat
 from ironglass.ops import lp
 from ironglass.ops.balls import sample_ball
 
+from .thin import ThinInputs
+
 Fast = Literal["pgd", "n_fgsm", "fgsm_rs", "fgsm"]
 Inner = Callable[[Student, Batch], Tensor]
 """Returns a changed sample for each of the batch ``(n, *shape)``."""
@@ -68,7 +70,7 @@ def slope(student: Student, x: Tensor, loss: Divergence) -> Tensor:
     """Returns the gradient of each sample's loss to it, of the network in eval mode ``(n, *shape)``."""
     student.pay(len(x), len(x))
     leaf = x.detach().requires_grad_()
-    with student.still(), torch.enable_grad():
+    with student.still(), torch.enable_grad(), ThinInputs():
         (grad,) = torch.autograd.grad(loss(student.net(leaf)).sum(), leaf, materialize_grads=True)
     return grad
 
@@ -88,11 +90,15 @@ def climb(
         sizes: of the steps, in the threat's norm.
         begin: where to start ``(n, *shape)``.
     """
-    point = begin
+    point, bounds = begin, student.bounds
+    low, high = ((x + move).clamp(bounds.low, bounds.high) for move in (-threat.eps, threat.eps))
     for size in sizes:
         grad = slope(student, point, loss)
-        moved = point + lp.stride(grad, point, x, threat, size, student.bounds)
-        point = lp.project(moved, x, threat, student.bounds)
+        if threat.norm == "linf" and threat.mask is None:  # ball and box are one box: the same point, in fewer steps
+            point = torch.clamp(point + size * grad.sign_(), low, high)
+            continue
+        moved = point + lp.stride(grad, point, x, threat, size, bounds)
+        point = lp.project(moved, x, threat, bounds)
     return point.detach()
 
 
