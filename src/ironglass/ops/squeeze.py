@@ -15,6 +15,16 @@ ROOM = 1 << 24
 """Values of one block of pictures while windows are compared."""
 
 
+NETWORKS = {
+    2: ((0, 1), (2, 3), (0, 2), (1, 3), (1, 2)),
+    3: (
+        *((1, 2), (4, 5), (7, 8), (0, 1), (3, 4), (6, 7), (1, 2), (4, 5), (7, 8), (0, 3)),
+        *((5, 8), (4, 7), (3, 6), (1, 4), (2, 5), (4, 7), (4, 2), (6, 4), (4, 2)),
+    ),
+}
+"""Exchanges that bring the median of a small window to its place, whole pictures at once."""
+
+
 def reduce_bits(x: Tensor, bits: int, bounds: Bounds) -> Tensor:
     r"""Returns inputs on :math:`2^b` evenly spaced levels: :math:`\mathrm{round}(u (2^b - 1)) / (2^b - 1)`.
 
@@ -52,10 +62,10 @@ def median(x: Tensor, size: int) -> Tensor:
     wide = mirrored(x, before, size - 1 - before)
     height, width = x.shape[2:]
     shifted = [wide[..., i : i + height, j : j + width] for i in range(size) for j in range(size)]
-    if size == 2:
-        one, two, three, four = shifted
-        highs, lows = (torch.maximum(one, two), torch.maximum(three, four)), (one.minimum(two), three.minimum(four))
-        return torch.maximum(torch.minimum(*highs), torch.maximum(*lows))  # the second largest
+    if size in NETWORKS:
+        for low, high in NETWORKS[size]:
+            shifted[low], shifted[high] = shifted[low].minimum(shifted[high]), shifted[low].maximum(shifted[high])
+        return shifted[size * size // 2]
     block = max(1, ROOM // (x[0].numel() * size * size))
     parts = [
         torch.stack([window[at : at + block] for window in shifted]).kthvalue(size * size // 2 + 1, 0).values
