@@ -25,6 +25,7 @@ VERBS = {
     "attack": "methods",
     "explain": "methods",
     "certify": "methods",
+    "defend": "methods",
     "metric": "methods",
     "bench": "bench",
     "list": "show",

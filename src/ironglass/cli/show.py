@@ -24,17 +24,25 @@ CALLS = {
     "explain": "model, x, target=None",
     "certify": "model, x, y, ig.{norm}({eps})",
     "estimate": "model, x, y, ig.{norm}({eps})",
+    "smoothed": "model, x, y, ig.{norm}({eps})",
     "metric": "model, attribution",
     "diagnose": "model, x, y, ig.{norm}({eps})",
     "study": "models, x, y{threat}",
     "experiment": "",
+    "defence": "model",
+    "network_defence": "model, x, y, ig.{norm}({eps})",
+    "detector": "model, x",
+    "uncertainty": "model, x",
+    "train": "model, (x, y){threat}",
 }
 LINES = {
     "attack": "--norm {low} --eps {eps}",
     "explain": "--index 0:8 -o maps.html",
     "certify": "--norm {low} --eps {eps}",
     "estimate": "--norm {low} --eps {eps}",
+    "smoothed": "--norm {low} --eps {eps}",
     "diagnose": "--norm {low} --eps {eps}",
+    "train": "{threat}--save strong.safetensors -o report.html",
     "experiment": "-o {name}.html",
 }
 CLASSES = 10
@@ -106,7 +114,8 @@ def example(card: Card) -> str:
     low, eps = _threat(card)
     models = "" if card.decorator == "experiment" else "net.py:make --data test.npz "
     line = f"ironglass {card.family} {card.name} {models}"
-    return line + LINES[card.decorator].format(low=low, eps=eps, name=card.name)
+    threat = f"--norm {low} --eps {eps} " if card.norms else ""
+    return line + LINES[card.decorator].format(low=low, eps=eps, name=card.name, threat=threat)
 
 
 def python(card: Card) -> str:
@@ -142,6 +151,7 @@ def _page(card: Card, screen: Screen) -> Iterator[str]:
         "norms": ", ".join(card.norms),
         "goal": ("untargeted or targeted" if card.targeted else "untargeted") if card.decorator == "attack" else "",
         "inputs": ", ".join(card.inputs),
+        "is": _nature(card) if card.decorator == "defence" else "",
         "tags": ", ".join(card.tags),
         "cost": f"{card.passes(CLASSES, {}):,.6g} passes a sample at the defaults, {CLASSES} classes: {card.cost}",
     }
@@ -159,6 +169,12 @@ def _page(card: Card, screen: Screen) -> Iterator[str]:
     yield head("python")
     yield "  import ironglass as ig"
     yield f"  {python(card)}"
+
+
+def _nature(card: Card) -> str:
+    """Returns what a defence declares of itself: attacks go through it as that demands."""
+    words = (("differentiable", card.differentiable), ("random", card.stochastic))
+    return ", ".join(word if is_so else f"not {word}" for word, is_so in words)
 
 
 def _options(card: Card) -> Iterator[str]:

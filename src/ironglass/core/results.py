@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+BUDGETS = (100, 300, 1000, 3000, 10000)
+"""Queries a sample that black-box attacks are compared at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What was paid: samples through the model forward and backward, and seconds."""
@@ -42,6 +46,14 @@ class Map:
     values: Tensor
     error: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proof:
+    """What a proof returns when it knows more than the margin: counterexamples ``(N, *shape)``, x where it has none."""
+
+    margin: Tensor
+    counterexample: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -174,7 +186,8 @@ class AttackResult(Result):
     ``distance`` is that of the failed try. ``queries`` counts samples through the model (forward passes) a sample;
     ``first_success`` is that count at the first query which reached the goal, -1 where none did. ``before`` and
     ``after`` are the scores, or one-hot labels where the model gives labels alone. With ``quantize="uint8"`` all of
-    this is of the rounded picture, and ``unrounded`` says whether the goal was reached before rounding.
+    this is of the rounded picture, and ``unrounded`` says whether the goal was reached before rounding. Where a
+    defence draws, ``share`` is that of fresh draws at which the goal is reached, and more than half make a success.
     """
 
     adversarial: Tensor
@@ -189,11 +202,36 @@ class AttackResult(Result):
     threat: Threat
     seed: int | None = None
     unrounded: Tensor | None = None
+    share: Tensor | None = None
 
     @property
     def success_rate(self) -> float:
         """The share of samples whose goal is reached."""
         return float(self.success.double().mean())
+
+    def success_within(self, queries: int) -> float:
+        """Returns the share of samples whose goal was reached by that many queries."""
+        return float((self._won & (self.first_success <= queries)).double().mean())
+
+    def success_by_queries(self, budgets: Sequence[int] = BUDGETS) -> dict[int, float]:
+        """Returns the share of samples whose goal was reached within each budget."""
+        return {budget: self.success_within(budget) for budget in budgets}
+
+    def median_queries(self, failures: int | None = None) -> float:
+        """Returns the median of the queries at the first success; NaN where there is none.
+
+        Args:
+            failures: what a sample counts whose goal is not reached, such as the budget; None to leave those out.
+        """
+        spent = self.first_success[self._won]
+        if failures is not None:
+            spent = torch.cat([spent, spent.new_full((int((~self._won).sum()),), failures)])
+        return float(spent.double().quantile(0.5)) if len(spent) else float("nan")
+
+    @property
+    def _won(self) -> Tensor:
+        """Which samples' goal was reached by a query, and at the end ``(N,)``."""
+        return self.success & (self.first_success >= 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -234,11 +272,34 @@ class Attribution(Result):
 class Certificate(Result):
     """What is proven: ``verified`` is True only where the ``margin``, a sound lower bound, is positive.
 
-    Not verified means *not proven*, never *unsafe*.
+    Not verified means *not proven*, never *unsafe*: unsafe is what the runner itself has seen to be labelled otherwise.
+    Methods that search for it give the ``counterexample``, a point of the ball (x where they have none), and
+    ``falsified`` says where that changes the label; both are None for methods that do not search.
     """
 
     verified: Tensor
     margin: Tensor
+    y: Tensor
+    threat: Threat
+    falsified: Tensor | None = None
+    counterexample: Tensor | None = None
+
+    def radius(self, model: object, rounds: int = 10) -> CertifiedRadius:
+        """Returns the largest radius up to this threat's that the same method proves, as `Certify.radius` does."""
+        method = importlib.import_module("ironglass.core.method").get(self.method, "certify")
+        found = method.radius(model, self.x, self.y, self.threat, rounds=rounds, **self.options)
+        return cast(CertifiedRadius, found)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CertifiedRadius(Result):
+    """The largest radius ``(N,)`` that was proven, at most ``threat.eps``; a larger one may hold and not be proven.
+
+    ``verified`` is False, and the radius 0, where not even the decision at x itself is proven.
+    """
+
+    radius: Tensor
+    verified: Tensor
     y: Tensor
     threat: Threat
 
@@ -255,13 +316,37 @@ class Estimate(Result):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Smoothed(Result):
+    """What holds of a *smoothed* classifier, with a probability: no proof, and nothing of the bare model.
+
+    The smoothed classifier decides as the model does most often on x with noise. With probability ``confidence``, a
+    sample at a time, its ``decision`` (N,) stays the same within the l2 ``radius`` (N,); where it abstains they are -1
+    and 0.
+    """
+
+    decision: Tensor
+    radius: Tensor
+    confidence: float
+    y: Tensor
+    threat: Threat
+    seed: int | None = None
+
+    @property
+    def holds(self) -> Tensor:
+        """Whether the smoothed classifier is right, and keeps its decision under the threat ``(N,)``."""
+        return (self.decision == self.y) & (self.radius > self.threat.eps)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Score(Result):
     """A figure a sample on how far an answer can be believed.
 
     ``values`` is ``(N,)`` or ``(N, steps)`` with ``steps`` named; ``passed`` is the metric's verdict a sample.
+    ``reference``, of the same shape, is the figure that a metric holds them against, where it has one.
     """
 
     values: Tensor
     passed: Tensor
     steps: Sequence[str] = ()
     of: str = ""
+    reference: Tensor | None = None
