@@ -134,7 +134,8 @@ def activations(options: argparse.Namespace) -> Iterator[Row]:
     if package := found.get("pytorch_grad_cam"):
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-        cam, targets = package.GradCAM(net, [layer]), [ClassifierOutputTarget(int(label)) for label in target]
+        loose = model.backend.module(x).requires_grad_(True)  # which the package takes gradients to
+        cam, targets = package.GradCAM(loose, [loose.net.head]), [ClassifierOutputTarget(int(at)) for at in target]
 
         def scaled(theirs: np.ndarray, ours: Tensor) -> str:
             top = ours.flatten(1).amax(1)[:, None, None]
