@@ -100,7 +100,6 @@ def job_photos(scale: float) -> None:
     models = {
         "4 bits": ig.defend.feature_squeezing(net, bits=4),
         "median 2": ig.defend.feature_squeezing(net, bits=None, median=2),
-        "non-local 11 3 4": ig.defend.feature_squeezing(net, bits=None, non_local=(11, 3, 4)),
     }
     for name, model in {"undefended": net, **models}.items():
         print(f"{name}: legitimate accuracy {accuracy(model, x, y)} of {len(y)}")
@@ -111,6 +110,9 @@ def job_photos(scale: float) -> None:
             study = ig.metric.defence_report({name: model}, *few, ig.Linf(eps), attacks=attacks)
             show(study)
             mean_row(study)
+    slow = ig.defend.feature_squeezing(net, bits=None, non_local=(11, 3, 4))
+    some = part(x, y, int(100 * scale))
+    print(f"non-local 11 3 4: legitimate accuracy {accuracy(slow, *some)}, undefended {accuracy(net, *some)}")
     only = {"4 bits": models["4 bits"]}
     l2 = (ig.attack.deepfool, ig.attack.ddn.with_(steps=30))
     show(ig.metric.defence_report(only, *part(x, y, int(20 * scale)), ig.L2(float("inf")), attacks=l2))

@@ -1,6 +1,6 @@
 """Accuracy against robustness over real models: ImageNet, CIFAR-10 and MNIST, and what robustness costs and brings.
 
-    python benchmarks/frontier.py [--zoo imagenet,cifar,mnist] [--images 12,60,100] [--steps 20] [--out DIR]
+    python benchmarks/frontier.py [--zoo mnist,cifar,imagenet] [--images 100,60,12] [--errors 2000] [--steps 100]
 
 For each zoo: errors, mean distances to the nearest adversarial example in linf and l2, the share broken at a fixed eps,
 transfer over all ordered pairs, the line through the frontier; then, of the small networks, how input gradients agree
@@ -139,6 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--zoo", default="mnist,cifar,imagenet")
     parser.add_argument("--images", default="100,60,12", help="attacked, one number a zoo")
+    parser.add_argument("--errors", type=int, default=2000, help="pictures that errors are measured on, at most")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -146,6 +147,7 @@ def main() -> None:
     for name, images in zip(given.zoo.split(","), map(int, given.images.split(",")), strict=True):
         try:
             models, x, y, threat = ZOOS[name]()
+            x, y = x[: given.errors], y[: given.errors]
         except OSError as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,13 +93,18 @@ def call(card: Card, model: Any, x: Tensor, *, norm: str | None = None, seed: in
 def tensors(result: Result | Trained) -> dict[str, Tensor]:
     if isinstance(result, Trained):
         return dict(result.net.state_dict())
-    named = {name: value for name in result.__slots__ if isinstance(value := getattr(result, name), Tensor)}
+    named = {item.name: value for item in fields(result) if isinstance(value := getattr(result, item.name), Tensor)}
     return named | {"x": result.x} | dict(getattr(result, "extras", {}))
 
 
 def same(first: Result | Trained, second: Result | Trained) -> bool:
     a, b = tensors(first), tensors(second)
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    return a.keys() == b.keys() and all(torch.equal(_known(a[name]), _known(b[name])) for name in a)
+
+
+def _known(tensor: Tensor) -> Tensor:
+    """A study's figures are nan where nothing was measured."""
+    return tensor.nan_to_num(nan=-1) if tensor.is_floating_point() else tensor
 
 
 @attacks
@@ -349,3 +355,18 @@ def test_every_method_takes_a_defended_model(card: Card) -> None:
         model = cast(Any, defence)(net)
         if LADDER.index(card.access) <= LADDER.index("internals") and card.decorator != "uncertainty":
             call(card, model, x)
+
+
+@pytest.mark.parametrize("name", [card.name for card in catalogue().values() if card.decorator == "experiment"])
+def test_an_experiment_is_the_same_twice_and_takes_known_options_alone(name: str) -> None:
+    run: Any = get(name)
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first, second = run(), run()
+    assert torch.equal(before, torch.get_rng_state())
+    assert same(first, second)
+    assert first.options == run.card.filled({})
+    assert first.table().rows
+    assert first.charts()
+    with pytest.raises(ValueError, match=f"no option '{run.card.options[0].name}x'"):
+        run(**{f"{run.card.options[0].name}x": 1})

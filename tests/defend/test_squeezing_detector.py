@@ -11,7 +11,7 @@ from ironglass.core.errors import AccessError, InputError
 from ironglass.core.statistics import wilson
 from ironglass.core.values import Bounds
 from ironglass.defend.squeezing_detector import options
-from ironglass.models.detector import FittedDetector, threshold_at
+from ironglass.models.detector import FittedDetector, _Guard, threshold_at
 from ironglass.ops import squeeze
 from metric.broken import CNN, digits, trained
 from nets import labels_without_autograd, scores_without_autograd
@@ -122,6 +122,13 @@ def test_it_takes_a_function_and_refuses_labels() -> None:
         ig.attack.pgd(fitted.guarded, x, fitted.goal(torch.arange(20) % 5), THREAT)
     with pytest.raises(InputError, match="compares scores"):
         ig.defend.squeezing_detector(ig.wrap(labels_without_autograd, classes=5), x)
+
+
+@pytest.mark.parametrize("over", [-1e-7, 0.0, 1e-7, 1e-3])
+def test_rounding_never_hides_a_score_just_above_the_threshold(over: float) -> None:
+    views = torch.tensor([[[30.0, 10.0]], [[over, 0.0]]])
+    guard = _Guard(lambda seen: seen[1, :, 0], 0.0)
+    assert bool((guard(views).argmax(1) == 2).all()) is (over > 0)
 
 
 def test_squeezers_are_told_in_words(net: CNN) -> None:

@@ -17,6 +17,14 @@ from ironglass.models.adapter import Adapter
 
 from .suite import Suite, read_suite
 
+APART = {
+    "study": "is a study of its own, of whole sets or of several models: call it from Python",
+    "experiment": "is an experiment without a model: call it from Python",
+    "train": "trains a network: ironglass defend",
+    "uncertainty": "says what the model does not know: call it from Python",
+    **dict.fromkeys(MADE, "makes a defended model: put it before yours in Python, and audit that"),
+}
+"""Kinds of method that are no part of an audit, and why."""
 DOMAINS = {4: "image", 3: "sequence", 2: "table"}
 
 
@@ -173,10 +181,8 @@ def _why_not(
     """Returns why a method is not part of the plan, or nothing."""
     if (config.only and card.name not in config.only) or card.name in config.skip:
         return "left out on request"
-    if card.decorator in (*MADE, "train", "experiment", "uncertainty"):
-        return "makes something of a model, or looks at what it does not know: call it from Python"
-    if card.decorator == "study":
-        return "is a study of its own, of whole sets or of several models: call it from Python"
+    if card.decorator in APART:
+        return APART[card.decorator]
     if LADDER.index(card.access) > LADDER.index(model.access):
         return f"needs {card.access}, the model gives {model.access}"
     if card.norms and norm not in card.norms:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ironglass.core.access import Model
 from ironglass.core.errors import InputError
 from ironglass.core.method import certify
 from ironglass.core.properties import margin_property
 from ironglass.core.values import Threat
-from ironglass.ops.bounds import Interval
+from ironglass.ops.bounds import Interval, region
 from ironglass.ops.branching.problem import Budget, make_problem
 from ironglass.ops.branching.signs import Effort, by_signs
 from ironglass.ops.branching.witness import Witness
+from ironglass.ops.capture import capture
 from ironglass.ops.graph import Graph
 from ironglass.ops.linear import intervals, margins
 from ironglass.ops.proofs import opened, weakest
@@ -85,12 +87,11 @@ def beta_crown(
             f"parts={parts}, steps={steps}, gap={gap}, time={time}",
             "give parts of at least 1, steps of at least 0, and gap and time above 0",
         )
-    graph, start = opened(model, x, threat, double)
+    net, graph, start = _at_home(model, x, threat, double)
     y = y.to(start.lower.device)
     values = intervals(graph, start)
     found = margins(graph, start, y, values)
     effort = Effort(steps=steps, gap=gap)
-    net = model.module()
     right = model.scores(x).argmax(1).to(y) == y
     for row in right.nonzero()[:, 0].tolist() if gap is None else range(len(x)):
         others = torch.arange(found.shape[1], device=y.device) != y[row]
@@ -103,8 +104,19 @@ def beta_crown(
     return weakest(found, y, x)
 
 
+def _at_home(model: Model, x: Tensor, threat: Threat, double: bool) -> tuple[nn.Module, Graph, Interval]:
+    """The network, its graph and the region; the search runs on the CPU, a network elsewhere is copied there."""
+    net = model.module()
+    held = next((p for p in [*net.parameters(), *net.buffers()] if p.is_floating_point()), x)
+    if held.device.type == "cpu":
+        return net, *opened(model, x, threat, double)
+    net, x = copy.deepcopy(net).cpu(), x.cpu()
+    graph = capture(net, x.to(held.dtype), torch.float64)
+    return net, graph, region(x, threat, model.bounds, held.dtype, torch.float64)
+
+
 def _searched(
-    net: torch.nn.Module,
+    net: nn.Module,
     graph: Graph,
     start: Interval,
     values: dict[int, Interval],

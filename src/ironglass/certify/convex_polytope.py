@@ -10,7 +10,7 @@ from ironglass.core.method import certify
 from ironglass.core.results import Proof
 from ironglass.core.values import Threat
 from ironglass.ops.linear import intervals, margins
-from ironglass.ops.program.encoding import check_pieces
+from ironglass.ops.program.pieces import check_pieces
 from ironglass.ops.program.targets import Effort, search
 from ironglass.ops.proofs import opened, weakest
 

@@ -45,8 +45,11 @@ class _Guard:
     threshold: float
 
     def __call__(self, views: Tensor) -> Tensor:
-        own = views[0]
-        flagged = own.amax(1) + WEIGHT * (self.statistic(views) - self.threshold)
+        own, score = views[0], self.statistic(views)
+        top = own.amax(1)
+        flagged = top + WEIGHT * (score - self.threshold)
+        above = top + 1e-6 * (1 + top.abs())  # so that rounding never hides a score that is just above
+        flagged = torch.where(score > self.threshold, flagged.maximum(above), flagged)
         return torch.cat([own, flagged[:, None]], 1)
 
 

@@ -133,7 +133,7 @@ class Drawn(Session):
 
     def _note(self, x: Tensor, reached: Tensor, ids: Tensor) -> None:
         if self._backend is self._adapter.backend:
-            self._meter.watch(x, reached, ids)
+            self._meter.watch(x, reached.nonzero()[:, 0], ids)
 
 
 def votes(model: Adapter, x: Tensor, points: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:

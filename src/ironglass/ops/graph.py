@@ -2,6 +2,7 @@ r"""A network as a list of the few operations that bounds can pass."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -207,13 +208,13 @@ class Step:
     dtype: torch.dtype
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Graph:
     """Steps in the order they run; the first is the input, the last gives the scores."""
 
     steps: tuple[Step, ...]
 
-    @property
+    @functools.cached_property
     def readers(self) -> tuple[int, ...]:
         """How often each step is read; the last once more."""
         count = [0] * len(self.steps)

@@ -15,6 +15,16 @@ ROOM = 1 << 24
 """Values of one block of pictures while windows are compared."""
 
 
+NETWORKS = {
+    2: ((0, 1), (2, 3), (0, 2), (1, 3), (1, 2)),
+    3: (
+        *((1, 2), (4, 5), (7, 8), (0, 1), (3, 4), (6, 7), (1, 2), (4, 5), (7, 8), (0, 3)),
+        *((5, 8), (4, 7), (3, 6), (1, 4), (2, 5), (4, 7), (4, 2), (6, 4), (4, 2)),
+    ),
+}
+"""Exchanges that bring the median of a small window to its place, whole pictures at once."""
+
+
 def reduce_bits(x: Tensor, bits: int, bounds: Bounds) -> Tensor:
     r"""Returns inputs on :math:`2^b` evenly spaced levels: :math:`\mathrm{round}(u (2^b - 1)) / (2^b - 1)`.
 
@@ -52,10 +62,10 @@ def median(x: Tensor, size: int) -> Tensor:
     wide = mirrored(x, before, size - 1 - before)
     height, width = x.shape[2:]
     shifted = [wide[..., i : i + height, j : j + width] for i in range(size) for j in range(size)]
-    if size == 2:
-        one, two, three, four = shifted
-        highs, lows = (torch.maximum(one, two), torch.maximum(three, four)), (one.minimum(two), three.minimum(four))
-        return torch.maximum(torch.minimum(*highs), torch.maximum(*lows))  # the second largest
+    if size in NETWORKS:
+        for low, high in NETWORKS[size]:
+            shifted[low], shifted[high] = shifted[low].minimum(shifted[high]), shifted[low].maximum(shifted[high])
+        return shifted[size * size // 2]
     block = max(1, ROOM // (x[0].numel() * size * size))
     parts = [
         torch.stack([window[at : at + block] for window in shifted]).kthvalue(size * size // 2 + 1, 0).values
@@ -116,18 +126,26 @@ def non_local_means(x: Tensor, search: int, block: int, strength: float) -> Tens
 
 
 def _averaged(x: Tensor, far: int, half: int, edge: int, strength: float) -> Tensor:
+    """Takes each pair of pixels once: what p is to q, q is to p."""
     height, width = x.shape[2:]
     wide = F.pad(x, (edge,) * 4, mode="reflect")
-    near = wide[..., far : far + height + 2 * half, far : far + width + 2 * half]
-    total, weight = torch.zeros_like(x), torch.zeros_like(x[:, :1])
-    for down in range(-far, far + 1):
-        for right in range(-far, far + 1):
-            top, left = far + down, far + right
-            there = wide[..., top : top + height + 2 * half, left : left + width + 2 * half]
-            apart = (near - there).square_().mean(1, keepdim=True)
+
+    def window(top: int, left: int, rows: int, columns: int) -> Tensor:
+        return wide[..., edge + top : edge + top + rows, edge + left : edge + left + columns]
+
+    total, weight = x.clone(), torch.ones_like(x[:, :1])
+    for down in range(far + 1):
+        for right in range(-far if down else 1, far + 1):
+            left, size = max(right, 0), (height + down + 2 * half, width + abs(right) + 2 * half)
+            here = window(-half - down, -half - left, *size)
+            apart = (here - window(-half, right - half - left, *size)).square_().mean(1, keepdim=True)
             alike = F.avg_pool2d(apart, 2 * half + 1, 1).mul_(-1 / strength**2).exp_()
-            total.addcmul_(alike, there[..., half : half + height, half : half + width])
-            weight += alike
+            ahead = alike[..., down:, left : left + width]
+            behind = alike[..., :height, left - right : left - right + width]
+            total.addcmul_(ahead, window(down, right, height, width))
+            total.addcmul_(behind, window(-down, -right, height, width))
+            weight += ahead
+            weight += behind
     return total.div_(weight)
 
 

@@ -17,10 +17,15 @@ from .text import NONE, interval, number, one_line
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 SIZE, LETTER, LINE = 11.0, 6.3, 14.0
 """Of the points' names: font size, and a letter's width and height in CSS pixels."""
 Box = tuple[float, float, float, float]
+PLACES = tuple(
+    (side, step * LINE) for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 6, -6) for side in (1, -1, 0) if side or step
+)
+"""Where a name may stand: right of its point, left of it, or over its middle, so many pixels up; the first is best."""
 
 
 def spread(scatter: Scatter, width: int) -> Figure:
@@ -94,20 +99,9 @@ def _name(axes: Axes, scatter: Scatter, points: list[Point], letters: int) -> No
     for point, (x, y) in sorted(zip(points, at, strict=True), key=lambda pair: (-pair[1][1], pair[1][0])):
         name = one_line(point.label, letters)
         wide = LETTER * len(name)
-        places = [
-            (side, dy) for dy in (0.0, LINE, -LINE, 2 * LINE, -2 * LINE, 3 * LINE, -3 * LINE) for side in (1, -1, 0)
-        ]
-        boxes = {place: _box(x, y, wide, *place) for place in places if place != (0, 0.0)}
-        free = [
-            place
-            for place, box in boxes.items()
-            if box[0] > frame.x0 - 20
-            and box[2] < frame.x1 + 20
-            and frame.y0 < box[1]
-            and box[3] < frame.y1 + 12
-            and not any(_overlap(box, other) for other in taken)
-        ]
-        side, dy = free[0] if free else (1, 0.0)
+        boxes = {place: _box(x, y, wide, *place) for place in PLACES}
+        inside = [place for place, box in boxes.items() if _within(box, frame)] or [(1, 0.0)]
+        side, dy = min(inside, key=lambda place: sum(_overlap(boxes[place], other) for other in taken))
         box = _box(x, y, wide, side, dy)
         taken.append(box)
         axes.annotate(
@@ -138,6 +132,10 @@ def _dense(ends: list[list[float]]) -> list[tuple[float, float]]:
         for (x, y), (u, v) in itertools.pairwise(ends)
         for i in range(steps)
     ]
+
+
+def _within(box: Box, frame: Bbox) -> bool:
+    return bool(frame.x0 - 20 < box[0] and box[2] < frame.x1 + 20 and frame.y0 < box[1] and box[3] < frame.y1 + 12)
 
 
 def _box(x: float, y: float, wide: float, side: int, dy: float) -> Box:

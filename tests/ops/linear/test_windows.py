@@ -93,7 +93,7 @@ def check_same(name: str, threat: Threat) -> int:
         size = values[index].lower[0].numel()
         places = torch.stack([torch.randperm(size, generator=generator)[:9] for _ in range(3)])
         found = windows.window_bounds(start, relaxed, index, places)
-        whole = engine.row_bounds(relaxed, index, lambda rows, relaxed, at: lower(start, rows, relaxed, at=at), places)
+        whole = engine.row_bounds(lower, start, relaxed, index, places)
         for one, other in zip(found, whole, strict=True):
             assert torch.allclose(one, other, rtol=1e-7, atol=1e-9), graph.steps[index].name
     return begun

@@ -116,8 +116,9 @@ def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def empty(kind: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
-    """Returns a layer whose values are still to be filled in; nothing is drawn."""
-    return kind(*args, device="meta", **kwargs).to_empty(device="cpu")
+    """Returns a layer whose values are still to be filled in; the global random numbers stay as they are."""
+    with torch.random.fork_rng([]):
+        return kind(*args, **kwargs)
 
 
 def filled(layer: nn.Module, **values: Tensor | None) -> nn.Module:

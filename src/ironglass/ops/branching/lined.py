@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ironglass.ops.bounds import Interval
 from ironglass.ops.graph import Bend, Graph, Monotone
-from ironglass.ops.linear import Relaxed, lower, relax
-from ironglass.ops.linear.backward import add
+from ironglass.ops.linear import Lines, Relaxed, lower, relax
+from ironglass.ops.linear.backward import Fold, add
+from ironglass.ops.linear.curves import Side
 from ironglass.ops.linear.slopes import minimizer
 
 ByStep = dict[int, Tensor]
@@ -33,11 +34,15 @@ class Lined:
         relaxed: of the whole box, of one region.
         start: the box.
         relus: the steps that are ReLUs with a value that may be of either sign.
+        positive: its lines where the inputs of all of those are at least 0.
+        negative: and where they are at most 0.
     """
 
     relaxed: Relaxed
     start: Interval
     relus: tuple[int, ...]
+    positive: Relaxed
+    negative: Relaxed
 
     def before(self, step: int) -> int:
         """Returns the step whose values a ReLU reads."""
@@ -51,20 +56,27 @@ class Lined:
     def split(self, signs: Mapping[int, Tensor]) -> Relaxed:
         """Returns the lines where some inputs of ReLUs are taken to be of one sign.
 
+        Lines are made value by value, so each is one of three that are known.
+
         Args:
             signs: by step ``(N, *shape)``: 1 for at least 0, -1 for at most 0, 0 for either.
         """
-        values = dict(self.relaxed.values)
+        whole, values = self.relaxed, dict(self.relaxed.values)
+        found = Relaxed(whole.graph, values, dict(whole.lines), whole.losses, dict(whole.folds))
         for step, sign in signs.items():
-            x = values[self.before(step)]
-            low = torch.where(sign > 0, x.lower.clamp(min=0), x.lower)
-            high = torch.where(sign < 0, x.upper.clamp(max=0), x.upper)
-            values[self.before(step)] = Interval(low, high)
-        whole = self.relaxed
-        part = replace(whole, values=values, lines=dict(whole.lines), folds=dict(whole.folds))
-        for step in signs:
-            add(part, step)
-        return part
+            values[self.before(step)] = _clipped(values[self.before(step)], sign)
+            below, above = sign < 0, sign > 0
+
+            def pick(one: Tensor, plus: Tensor, minus: Tensor, below: Tensor = below, above: Tensor = above) -> Tensor:
+                return torch.where(above, plus, torch.where(below, minus, one))
+
+            lines = [each.lines[step] for each in (whole, self.positive, self.negative)]
+            found.lines[step] = _lines_of([line for line in lines if isinstance(line, Lines)], pick)
+            folds = [each.folds[step] for each in (whole, self.positive, self.negative)]
+            parts = ([getattr(fold, name) for fold in folds] for name in ("slope", "bend", "offset", "width"))
+            slope, bend, offset, width = (pick(*part) for part in parts)
+            found.folds[step] = Fold(slope, bend, offset, width, folds[0].paid)
+        return found
 
     def pull(
         self,
@@ -93,6 +105,21 @@ class Lined:
         return minimizer(pulled.rows[0], self.start)
 
 
+def _clipped(x: Interval, sign: Tensor) -> Interval:
+    """What is left of intervals where their values have these signs."""
+    low = torch.where(sign > 0, x.lower.clamp(min=0), x.lower)
+    return Interval(low, torch.where(sign < 0, x.upper.clamp(max=0), x.upper))
+
+
+def _lines_of(lines: list[Lines], pick: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Lines:
+    lower, upper = ([getattr(line, side) for line in lines] for side in ("lower", "upper"))
+    sides = [
+        Side(pick(*(each.slope for each in side)), pick(*(each.offset for each in side))) for side in (lower, upper)
+    ]
+    free = [torch.zeros_like(line.lower.slope, dtype=torch.bool) if line.free is None else line.free for line in lines]
+    return Lines(sides[0], sides[1], pick(*free), lines[0].choice)
+
+
 def lined(graph: Graph, start: Interval, values: Mapping[int, Interval]) -> Lined:
     """Returns the graph between its lines on a box.
 
@@ -107,7 +134,20 @@ def lined(graph: Graph, start: Interval, values: Mapping[int, Interval]) -> Line
         for index, step in enumerate(graph.steps)
         if index in relaxed.lines and is_relu(step.op) and _either(values[step.inputs[0]])
     )
-    return Lined(relaxed, start, relus)
+    return Lined(relaxed, start, relus, *(_all_of(relaxed, relus, sign) for sign in (1, -1)))
+
+
+def _all_of(whole: Relaxed, relus: tuple[int, ...], sign: int) -> Relaxed:
+    """The lines where the inputs of all these ReLUs have one sign, as far as they can."""
+    values = dict(whole.values)
+    found = Relaxed(whole.graph, values, dict(whole.lines), whole.losses, dict(whole.folds))
+    for step in relus:
+        before = whole.graph.steps[step].inputs[0]
+        x = whole.values[before]
+        unstable = (x.lower < 0) & (x.upper > 0)
+        values[before] = _clipped(x, torch.where(unstable, sign, 0))
+        add(found, step)
+    return found
 
 
 def is_relu(op: object) -> bool:

@@ -201,9 +201,9 @@ class _Search:
 
     def tried(self, points: Tensor, case: Tensor) -> None:
         """Runs the network on points ``(n, R, *shape)``: a counterexample ends the search."""
-        flat, owner = self.problem.inside(points.flatten(0, 1)), case.repeat_interleave(points.shape[1])
         if self.witness is None:
             return
+        flat, owner = self.problem.inside(points.flatten(0, 1)), case.repeat_interleave(points.shape[1])
         outputs = self.problem.net(flat)
         for index in sorted(set(owner.tolist())):
             own = owner == index

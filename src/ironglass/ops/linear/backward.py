@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ironglass.ops.bounds import SPARE, Interval, eps_of, gamma, rounding
-from ironglass.ops.graph import Absolute, Affine, Cat, Graph, Monotone, Step, Sum, Valley
+from ironglass.ops.graph import Absolute, Affine, Cat, Graph, Monotone, Op, Step, Sum, Valley
 
 from .curves import Side
 from .relaxations import Lines, Planes, Slopes
@@ -34,6 +34,8 @@ from .relaxations import relaxed as relaxed_step
 
 BLOCK = 512
 """Products summed in the bounds' dtype before the sums are summed in float64."""
+_FEW = 0.8
+"""Up to which share of values that rows do not vanish at, those are picked out."""
 Nonlinear = (Monotone, Valley, Absolute)
 
 
@@ -51,7 +53,8 @@ class Fold:
 
     .. math:: A^+ a_l + A^- a_u = A\,\frac{a_l + a_u}{2} + |A|\,\frac{a_l - a_u}{2}
 
-    The offsets hold what the steps in ``paid``, just before, add and lose.
+    The offsets hold what the steps in ``paid``, just before, add and lose. ``alive`` are the places of each sample that
+    rows do not vanish at, where those are few and the input is flat.
     """
 
     slope: Tensor
@@ -59,6 +62,7 @@ class Fold:
     offset: Tensor
     width: Tensor
     paid: frozenset[int]
+    alive: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +105,14 @@ class Relaxed:
             for i, loss in self.losses.items()
         }
         folds = {
-            i: Fold(cut(fold.slope), cut(fold.bend), cut(fold.offset), cut(fold.width), fold.paid)
+            i: replace(
+                fold,
+                slope=cut(fold.slope),
+                bend=cut(fold.bend),
+                offset=cut(fold.offset),
+                width=cut(fold.width),
+                alive=fold.alive[rows] if isinstance(rows, slice) and fold.alive is not None else None,
+            )
             for i, fold in self.folds.items()
         }
         return Relaxed(self.graph, {i: x.take(rows) for i, x in self.values.items()}, lines, losses, folds)
@@ -165,13 +176,22 @@ def _folded(relaxed: Relaxed, before: int, lines: Lines, unit: float) -> Fold:
         low_offset, high_offset = low_offset + low_slope * gain - below, high_offset + high_slope * gain + over
     lost = torch.maximum(low_slope.abs(), high_slope.abs()) * relaxed.values[before].largest() * few
     lost = lost + torch.maximum(low_offset.abs(), high_offset.abs()) * (unit + few)
+    slope, bend = (low_slope + high_slope) / 2, (low_slope - high_slope) / 2
     return Fold(
-        (low_slope + high_slope) / 2,
-        (low_slope - high_slope) / 2,
+        slope,
+        bend,
         (low_offset + high_offset) / 2,
         (low_offset - high_offset) / 2 - lost,
         frozenset(paid),
+        _alive(slope, bend) if slope.ndim == 2 and not slope.requires_grad else None,
     )
+
+
+def _alive(slope: Tensor, bend: Tensor) -> tuple[Tensor, ...] | None:
+    there = (slope != 0) | (bend != 0)  # NaN is there
+    if float(there.sum()) > _FEW * there.numel():
+        return None
+    return tuple(row.nonzero()[:, 0] for row in there)
 
 
 def _pending(relaxed: Relaxed, index: int) -> tuple[Tensor, Tensor, list[int]]:
@@ -282,7 +302,10 @@ def pulled(
         betas: as `lower` takes them.
         tape: as `lower` takes it.
     """
-    graph, unit = relaxed.graph, unit_of(relaxed.graph, next(iter(waiting.values())).dtype)
+    graph = relaxed.graph
+    unit = unit_of(graph, next(iter(waiting.values())).dtype)
+    given = {_home(rows) for rows in waiting.values()}
+    alive: dict[int, tuple[Tensor, ...]] = {}
     for index in range(end, 0, -1):
         if index not in waiting:
             continue
@@ -297,9 +320,14 @@ def pulled(
                 part, gain = _through(a, relaxed.lines[index], graph.steps[step.inputs[0]].shape, alpha)
             else:
                 size = a.abs()
-                part = torch.addcmul(a * fold.slope[:, None], size, fold.bend[:, None])
                 gain = dot(a, fold.offset) + dot(size, fold.width)
+                if tape is None and _home(a) not in given and not (a.requires_grad or fold.slope.requires_grad):
+                    part = a.mul_(fold.slope[:, None]).addcmul_(size, fold.bend[:, None])  # nobody else has it
+                else:
+                    part = torch.addcmul(a * fold.slope[:, None], size, fold.bend[:, None])
                 paid |= fold.paid
+                if fold.alive is not None and _is_matrix(graph, step.inputs[0]) and not part.requires_grad:
+                    alive[step.inputs[0]] = fold.alive
             total = total + gain
             if split is not None:
                 part = part - split
@@ -313,7 +341,7 @@ def pulled(
                     total = total - dot(a.abs(), loss.each)
                 if loss.bias is not None:
                     total = total + dot(a, loss.bias)
-            parts = _back(graph, step, a)
+            parts = [_picked(step.op, a, alive[index])] if index in alive else _back(graph, step, a)
         for i, part in zip(step.inputs, parts, strict=True):
             if i in waiting:
                 waiting[i] = waiting[i] + part
@@ -324,7 +352,26 @@ def pulled(
         return total
     if tape is not None:
         tape[0] = waiting[0]
-    return total + least(waiting[0], start, unit)
+    return total + least(waiting[0], start, unit, ours=tape is None and _home(waiting[0]) not in given)
+
+
+def _home(rows: Tensor) -> int:
+    """Where a tensor's memory begins: rows may be overwritten where nobody else's do."""
+    return rows.untyped_storage().data_ptr()
+
+
+def _is_matrix(graph: Graph, index: int) -> bool:
+    op = graph.steps[index].op
+    return graph.readers[index] == 1 and isinstance(op, Affine) and op.form == "matrix" and not op.weight.requires_grad
+
+
+def _picked(op: Op, a: Tensor, alive: tuple[Tensor, ...]) -> Tensor:
+    """The rows of the input of a linear layer, from the places of each sample where they are not 0."""
+    assert isinstance(op, Affine)
+    found = a.new_empty(*a.shape[:2], op.weight.shape[1])
+    for row, places, out in zip(a, alive, found, strict=True):
+        torch.mm(row.index_select(1, places), op.weight.index_select(0, places), out=out)
+    return found
 
 
 def _back(graph: Graph, step: Step, a: Tensor) -> list[Tensor]:
@@ -357,18 +404,20 @@ def _through(a: Tensor, lines: Lines | Planes, shape: tuple[int, ...], alpha: Te
     return positive * below + negative * lines.upper.slope[:, None], gain
 
 
-def least(a: Tensor, start: Interval, unit: float) -> Tensor:
-    """Returns the least value of rows ``(N, R, *shape)`` over a region, float64 ``(N, R)``."""
+def least(a: Tensor, start: Interval, unit: float, *, ours: bool = False) -> Tensor:
+    """Returns the least value of rows ``(N, R, *shape)`` over a region, float64 ``(N, R)``; uses up rows of ours."""
     middle = start.lower.lerp(start.upper, 0.5)
     radius = torch.maximum(start.upper - middle, middle - start.lower)
-    found = dot(a, middle) - dot(a.abs(), radius * (1 + 2 * unit) + middle.abs() * unit)
-    if start.ball is None:
+    found, ball, inside = dot(a, middle), start.ball, None
+    if ball is not None:
+        order = 2 if ball.norm == "l2" else torch.inf
+        length = torch.linalg.vector_norm((a * ball.scale[:, None]).flatten(2), order, 2, dtype=torch.float64)
+        inside = dot(a, ball.centre) - ball.eps * (1 + 2.0**-40) * length
+    size = a.abs_() if ours and not a.requires_grad else a.abs()
+    found = found - dot(size, radius * (1 + 2 * unit) + middle.abs() * unit)
+    if ball is None or inside is None:
         return found
-    ball = start.ball
-    order = 2 if ball.norm == "l2" else torch.inf
-    length = torch.linalg.vector_norm((a * ball.scale[:, None]).flatten(2), order, 2, dtype=torch.float64)
-    noise = ball.noise * (1 + 2 * unit) + ball.centre.abs() * unit
-    inside = dot(a, ball.centre) - dot(a.abs(), noise) - ball.eps * (1 + 2.0**-40) * length
+    inside = inside - dot(size, ball.noise * (1 + 2 * unit) + ball.centre.abs() * unit)
     return torch.where(inside > found, inside, found)
 
 

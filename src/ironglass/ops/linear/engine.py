@@ -3,13 +3,14 @@ r"""Intervals of every step, each tightened by linear bounds where a nonlinear s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from ironglass.core.errors import InputError
 from ironglass.ops import margins as by_intervals
 from ironglass.ops.bounds import Interval, bound
 from ironglass.ops.graph import Absolute, Affine, Bend, Cat, Graph, Input, Monotone, Pool, Ramp, Sum, Valley
@@ -19,7 +20,9 @@ from .relaxations import Slopes
 from .windows import supported, window_bounds
 
 How = Literal["linear", "interval"]
-HELD = 1 << 18
+MOST = 1 << 33
+"""Up to how many values of rows are pulled back for one step of one sample: some minutes."""
+HELD = 1 << 20
 """How many values of rows are held at a time: as much as fast memory holds."""
 WIDE = 1 << 23
 """How many, were they not windows, where rows are."""
@@ -43,6 +46,21 @@ def intervals(
         known: intervals of some steps that hold already, such as those of a region around this one. What they show not
             to be bent gets no row.
     """
+    return dict(bounded(graph, start, how, slopes, known).values)
+
+
+def bounded(
+    graph: Graph,
+    start: Interval,
+    how: How = "linear",
+    slopes: Slopes = "adaptive",
+    known: Mapping[int, Interval] | None = None,
+) -> Relaxed:
+    """Returns the intervals of all steps as `intervals` does, with the lines and losses that they lead to.
+
+    Raises:
+        InputError: if that would take hours.
+    """
     values: dict[int, Interval] = {}
     relaxed = Relaxed(graph, values)
     mixed = [0] * len(graph.steps)
@@ -52,14 +70,16 @@ def intervals(
         if known is not None and index in known:
             values[index] = both(values[index], known[index])
         mixed[index] = _mixed(graph, index, mixed, start)
-        if how == "interval" or not index:
+        if not index:
             continue
-        bends = _bends(graph, readers[index], values[index]) if mixed[index] > 1 and readers[index] else None
         add(relaxed, index, slopes)
-        if bends is not None:
-            values[index] = _tightened(start, relaxed, index, bends)
-            mixed[index] = 1
-    return values
+        if how == "linear" and mixed[index] > 1 and readers[index]:
+            bends = _bends(graph, readers[index], values[index])
+            if bends is not None:
+                _check(graph, index, bends)
+                values[index] = _tightened(start, relaxed, index, bends)
+                mixed[index] = 1
+    return relaxed
 
 
 def both(one: Interval, other: Interval) -> Interval:
@@ -72,7 +92,7 @@ def margins(
     graph: Graph,
     start: Interval,
     y: Tensor,
-    values: Mapping[int, Interval],
+    values: Mapping[int, Interval] | Relaxed,
     slopes: Slopes = "adaptive",
     alphas: Mapping[int, Tensor] | None = None,
 ) -> Tensor:
@@ -82,19 +102,58 @@ def margins(
         graph: of the network.
         start: the region, from `ops.bounds.region`.
         y: labels ``(N,)``.
-        values: intervals by step, from `intervals`.
-        slopes: how lines are chosen.
+        values: intervals by step, from `intervals`; or what `bounded` or `relax` made of them.
+        slopes: how lines are chosen, where they are not yet.
         alphas: lower slopes, as `lower` takes them for a row a class.
     """
-    alone = by_intervals.margins(graph, start, y, dict(values))
-    found = lower(start, differences(y, alone.shape[1], start.lower.dtype), relax(graph, values, slopes), alphas=alphas)
+    relaxed = values if isinstance(values, Relaxed) else relax(graph, values, slopes)
+    alone = by_intervals.margins(graph, start, y, dict(relaxed.values))
+    if alphas is not None:
+        rows = differences(y, alone.shape[1], start.lower.dtype)
+        found = lower(start, rows, relaxed, alphas=alphas)
+    else:
+        found = torch.cat([_differences(start, y, relaxed, part) for part in _groups(graph, *alone.shape)])
     return torch.where(found > alone, found, alone)
+
+
+def _groups(graph: Graph, samples: int, classes: int) -> list[slice]:
+    """The samples, as many at a time as are held at ease with a row a class."""
+    size = max(1, WIDE // (widest_of(graph) * classes))
+    return [slice(first, first + size) for first in range(0, samples, size)]
+
+
+def _differences(start: Interval, y: Tensor, relaxed: Relaxed, part: slice) -> Tensor:
+    region, ours = start.take(part), relaxed.take(part)
+    rows = differences(y[part], relaxed.graph.steps[-1].shape[0], start.lower.dtype)
+    group = max(1, WIDE // (widest_of(relaxed.graph) * len(rows)))
+    return torch.cat([lower(region, some, ours) for some in torch.split(rows, group, 1)], 1)
 
 
 def differences(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     """Returns the rows of ``z_y - z_j`` for all j ``(N, classes, classes)``."""
     eye = torch.eye(classes, dtype=dtype, device=y.device)
     return eye[y][:, None] - eye
+
+
+def _check(graph: Graph, index: int, bends: Tensor) -> None:
+    """Refuses what would take hours.
+
+    Raises:
+        InputError: if too many rows of too many values would be pulled back.
+    """
+    count, widest = int(bends.flatten(1).sum(1).max()), widest_of(graph, index)
+    if count * widest > MOST:
+        raise InputError(
+            f"linear bounds would pull {count} rows of up to {widest} values back from the operator "
+            f"{graph.steps[index].name}, for each sample",
+            "use interval or crown_ibp, which carry intervals forward instead; a smaller eps; or a method that does "
+            "not look inside, such as randomized smoothing",
+        )
+
+
+def widest_of(graph: Graph, index: int | None = None) -> int:
+    """Returns the most values that a step has, of those up to one."""
+    return max(math.prod(step.shape) for step in graph.steps[: None if index is None else index + 1])
 
 
 def _readers(graph: Graph) -> list[list[int]]:
@@ -157,36 +216,30 @@ def _tightened(start: Interval, relaxed: Relaxed, index: int, which: Tensor) -> 
     which = which.flatten(1)
     count = which.sum(1)
     places = which.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
-    if not supported(relaxed.graph, index):
-        return tightened(start, relaxed, index, places, partial(row_bounds, relaxed, index, partial(lower, start)))
-    parts = []
-    for sample, many in enumerate(count.tolist()):  # a sample at a time: its lines are read by windows once
-        rows = slice(sample, sample + 1)
-        ours, region = relaxed.take(rows), start.take(rows)
-        bounding = partial(window_bounds, region, ours, index)
-        parts.append(tightened(region, ours, index, places[rows, :many], bounding, WIDE))
-    lower_ends, upper_ends = (torch.cat([getattr(part, end) for part in parts]) for end in ("lower", "upper"))
-    return Interval(lower_ends, upper_ends, relaxed.values[index].ball)
+    if supported(relaxed.graph, index):
+        return tightened(start, relaxed, index, places, window_bounds, count=count.tolist())
+    return tightened(start, relaxed, index, places, partial(row_bounds, lower))
 
 
-Bounding = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From places ``(N, k)`` in a step's values to lower bounds of those values, and of their negatives."""
+Bounding = Callable[[Interval, Relaxed, int, Tensor], tuple[Tensor, Tensor]]
+"""From a region, a graph on it, a step and places ``(N, k)`` in its values to lower bounds of those values, and of
+their negatives."""
 
 
 class Pulling(Protocol):
-    """From rows to lower bounds, as `lower`."""
+    """From a region, rows and a graph to lower bounds, as `lower`."""
 
-    def __call__(self, rows: Tensor, relaxed: Relaxed, *, at: int) -> Tensor:
+    def __call__(self, start: Interval, rows: Tensor, relaxed: Relaxed, *, at: int) -> Tensor:
         """Returns them ``(N, R)``."""
 
 
-def row_bounds(relaxed: Relaxed, index: int, pull: Pulling, places: Tensor) -> tuple[Tensor, Tensor]:
+def row_bounds(pull: Pulling, start: Interval, relaxed: Relaxed, index: int, places: Tensor) -> tuple[Tensor, Tensor]:
     """Returns lower bounds of some of a step's values, and of their negatives, float64 ``(N, k)`` each."""
     step = relaxed.graph.steps[index]
     op, loss = step.op, relaxed.losses.get(index)
     if isinstance(op, Affine) and op.form == "matrix" and len(step.shape) == 1 and loss is not None:
         rows = op.weight[places]
-        found = pull(torch.cat([rows, -rows], 1), relaxed, at=step.inputs[0])
+        found = pull(start, torch.cat([rows, -rows], 1), relaxed, at=step.inputs[0])
         lost = loss.each.expand(len(places), -1).gather(1, places) + loss.fixed[:, None]
         gain = 0.0 if loss.bias is None else loss.bias.expand(len(places), -1).gather(1, places).double()
         least, most = found.chunk(2, 1)
@@ -194,12 +247,17 @@ def row_bounds(relaxed: Relaxed, index: int, pull: Pulling, places: Tensor) -> t
     size = math.prod(step.shape)
     rows = torch.zeros(*places.shape, size, dtype=relaxed.values[index].lower.dtype, device=places.device)
     rows = rows.scatter(2, places[..., None], 1.0).reshape(*places.shape, *step.shape)
-    least, most = pull(torch.cat([rows, -rows], 1), relaxed, at=index).chunk(2, 1)
+    least, most = pull(start, torch.cat([rows, -rows], 1), relaxed, at=index).chunk(2, 1)
     return least, most
 
 
 def tightened(
-    start: Interval, relaxed: Relaxed, index: int, places: Tensor, bounding: Bounding, held: int | None = None
+    start: Interval,
+    relaxed: Relaxed,
+    index: int,
+    places: Tensor,
+    bounding: Bounding,
+    count: Sequence[int] | None = None,
 ) -> Interval:
     """Returns the interval of a step, cut with bounds of some of its values.
 
@@ -209,17 +267,26 @@ def tightened(
         index: of the step.
         places: in the flattened values ``(N, k)``.
         bounding: of places.
-        held: how many values of rows are held at a time; `HELD` if None.
+        count: how many places each sample has, where rows are windows: then one sample at a time is bounded, and its
+            lines are read by windows once.
     """
     x = relaxed.values[index]
-    low, high = x.lower.flatten(1), x.upper.flatten(1)
-    widest = max(math.prod(step.shape) for step in relaxed.graph.steps[: index + 1])
-    group = max(1, (held or HELD) // (2 * widest * len(places)))
-    for part in torch.split(places, group, 1):
-        least, most = bounding(part)
-        low = _kept(low, part, _down(least, low.dtype), torch.gt)
-        high = _kept(high, part, -_down(most, low.dtype), torch.lt)
-    return Interval(low.reshape(x.lower.shape), high.reshape(x.lower.shape), x.ball)
+    widest = widest_of(relaxed.graph, index)
+    held = (HELD if count is None else WIDE) // (2 * widest)
+    samples = 1 if count is not None else max(1, held // places.shape[1])
+    parts = []
+    for first in range(0, len(places), samples):
+        rows = slice(first, first + samples)
+        region, ours = start.take(rows), relaxed.take(rows)
+        low, high = x.lower[rows].flatten(1), x.upper[rows].flatten(1)
+        own = places[rows] if count is None else places[rows, : count[first]]
+        for part in torch.split(own, max(1, held // len(own)), 1) if own.shape[1] else ():
+            least, most = bounding(region, ours, index, part)
+            low = _kept(low, part, _down(least, low.dtype), torch.gt)
+            high = _kept(high, part, -_down(most, low.dtype), torch.lt)
+        parts.append((low, high))
+    low, high = (torch.cat(ends).reshape(x.lower.shape) for ends in zip(*parts, strict=True))
+    return Interval(low, high, x.ball)
 
 
 def _kept(ends: Tensor, places: Tensor, found: Tensor, better: object) -> Tensor:

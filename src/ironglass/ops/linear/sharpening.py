@@ -50,12 +50,12 @@ def sharpened(
         add(ours, index)
         places = chosen.get(index)
         if places is not None:
-            climb = partial(_climb, start, steps, rate)
-            values[index] = tightened(start, ours, index, places, partial(row_bounds, ours, index, climb))
+            climb = partial(row_bounds, partial(_climb, steps, rate))
+            values[index] = tightened(start, ours, index, places, climb)
     return values
 
 
-def _climb(start: Interval, steps: int, rate: float, rows: Tensor, relaxed: Relaxed, *, at: int) -> Tensor:
+def _climb(steps: int, rate: float, start: Interval, rows: Tensor, relaxed: Relaxed, *, at: int) -> Tensor:
     return climbed(start, rows, relaxed, at=at, steps=steps, rate=rate)[0]
 
 

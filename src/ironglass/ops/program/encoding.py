@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ from scipy import sparse
 
 from ironglass.core.errors import InputError
 from ironglass.ops.bounds import Ball, Interval, eps_of, gamma, rounding
-from ironglass.ops.graph import Absolute, Affine, Bend, Cat, Graph, Input, Monotone, Pool, Ramp, Step, Sum
+from ironglass.ops.graph import Affine, Cat, Graph, Input, Monotone, Step, Sum
 
 from .matrices import Matrix, Vector, vector
+from .pieces import bends, pools
 from .solve import EPS, System, stacked
 
 
@@ -50,21 +51,6 @@ class Expression:
         rows = sparse.csr_array(sparse.diags_array(factors) @ self.rows)
         lost = 2 * EPS * (np.abs(factors * self.offset) + np.abs(shift))
         return Expression(rows, factors * self.offset + shift, np.abs(factors) * self.noise + lost)
-
-
-def check_pieces(graph: Graph) -> None:
-    """Checks that every step of a graph can be written.
-
-    Raises:
-        InputError: if one cannot, with its name.
-    """
-    for step in graph.steps:
-        if not isinstance(step.op, Affine | Sum | Cat | Input) and not _pools(step.op):
-            _bends(step)
-
-
-def _pools(op: Any) -> bool:
-    return isinstance(op, Monotone) and isinstance(op.shape, Pool)
 
 
 Tighten = Callable[["Program", Expression, Vector, Vector], tuple[Vector, Vector]]
@@ -165,6 +151,8 @@ class Program:
             rows = part.rows if rows is None else rows + part.rows
             right = right - part.offset + part.noise
             lost = lost + (np.abs(part.offset) + part.noise + self._size(part.rows)) * EPS
+        if not np.isfinite(right).all():
+            raise FloatingPointError("a row is not finite")
         self._parts.append(sparse.csr_array(rows))
         self._right.append(right + 8 * lost)
 
@@ -183,7 +171,7 @@ class Program:
         if isinstance(op, Cat):
             return _joined(step, op, inputs, limits)
         lower, upper = (vector(side) for side in (limits[0].lower, limits[0].upper))
-        if _pools(op):
+        if pools(op):
             return self._maximum(inputs[0], lower, upper, matrices[index])
         return self._pieces(step, inputs[0], lower, upper)
 
@@ -233,9 +221,9 @@ class Program:
 
     def _pieces(self, step: Step, value: Expression, lower: Vector, upper: Vector) -> Expression:
         """Writes a function of one value as a line plus ReLUs: ``slope * z + shift + sum(factor * relu(z - kink))``."""
-        slope, shift, bends = _bends(step)
+        slope, shift, kinks = bends(step)
         total = value.scaled(slope, shift)
-        for at, factor in bends:
+        for at, factor in kinks:
             piece = self._relu(value.scaled(1.0, -at), lower - at, upper - at)
             total = self._plus(total, piece.scaled(factor))
         op = step.op
@@ -313,13 +301,13 @@ class Program:
     def _tightened(self, value: Expression, lower: Vector, upper: Vector) -> tuple[Vector, Vector]:
         """Limits of what may switch, by the expression itself over its variables' limits and by ``tighten``."""
         if not (np.isfinite(lower).all() and np.isfinite(upper).all()):
-            raise InputError("a limit is not finite", "nothing can be proven where values overflow")
+            raise FloatingPointError("a limit is not finite")
         open_ = np.flatnonzero((lower < 0) & (upper > 0))
         if not len(open_):
             return lower, upper
         lower, upper = lower.copy(), upper.copy()
         low, high = self.box(value[open_])
-        lower[open_], upper[open_] = np.maximum(lower[open_], low), np.minimum(upper[open_], high)
+        lower[open_], upper[open_] = np.fmax(lower[open_], low), np.fmin(upper[open_], high)
         open_ = np.flatnonzero((lower < 0) & (upper > 0))
         if self._tighten is not None and len(open_):
             lower[open_], upper[open_] = self._tighten(self, value[open_], lower[open_], upper[open_])
@@ -356,31 +344,3 @@ def _joined(step: Step, op: Cat, inputs: list[Expression], limits: list[Interval
         np.concatenate([value.offset for value in inputs])[order],
         np.concatenate([value.noise for value in inputs])[order],
     )
-
-
-def _bends(step: Step) -> tuple[float, Vector | float, list[tuple[Vector, float]]]:
-    """Returns a function of one value as its line far below, ``slope * z + shift``, and where it bends by how much.
-
-    Raises:
-        InputError: if it does not consist of a few straight pieces.
-    """
-    op = step.op
-    shape = Bend(0.0, -1.0, 1.0) if isinstance(op, Absolute) else op.shape if isinstance(op, Monotone) else None
-    if isinstance(shape, Bend):
-        at = _spread(shape.at, step)
-        value = at if isinstance(op, Absolute) else vector(cast(Monotone, op)(torch.from_numpy(at)))
-        return shape.left, value - shape.left * at, [(at, shape.right - shape.left)]
-    if isinstance(shape, Ramp):
-        low, high = _spread(shape.low, step), _spread(shape.high, step)
-        return 0.0, low, [(low, 1.0), (high, -1.0)]
-    name = getattr(op, "name", type(op).__name__.lower())
-    raise InputError(
-        f"no finite number of linear pieces writes {name} (the operator {step.name})",
-        "use a bound for general activations, such as interval or crown; or a network of relu, leaky_relu, clamp, abs "
-        "and max pooling",
-    )
-
-
-def _spread(value: float | torch.Tensor, step: Step) -> Vector:
-    """A limit as one value for each of the step's."""
-    return vector(torch.as_tensor(value, dtype=torch.float64).expand(1, *step.shape))

@@ -21,8 +21,9 @@ from ironglass.ops.graph import Affine, Cat, Graph, Input, Sum
 from ironglass.ops.linear import intervals, margins
 from ironglass.ops.proofs import opened
 
-from .encoding import Expression, Program, Tighten, check_pieces
+from .encoding import Expression, Program, Tighten
 from .matrices import Vector, compile
+from .pieces import check_pieces
 from .solve import integer, linear
 
 MOST = 50_000
@@ -112,7 +113,10 @@ class _Sample:
         if not open_ or not bool(least[others].isfinite().all()):
             return least, point
         tighten = by_programs(lambda: self._end - monotonic()) if self._effort.tighten else None
-        program = Program(self._graph, self._matrices, self._limits, self._row, tighten)
+        try:
+            program = Program(self._graph, self._matrices, self._limits, self._row, tighten)
+        except FloatingPointError:  # nothing can be proven where values overflow
+            return least, point
         system = program.system()
         for j in sorted(open_, key=lambda j: float(least[j])):
             value = program.difference(self._label, j)
