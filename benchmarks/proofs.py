@@ -88,7 +88,7 @@ def clever() -> None:
         order = 2 if norm == "l2" else float("inf")
         seconds, found = 0.0, []
         for image in x[:2].numpy():
-            one, spent = timed(clever_u, image, wrapped, 30, 128, reach, order, verbose=False)
+            one, spent = timed(clever_u, wrapped, image, 30, 128, reach, order, verbose=False)
             found, seconds = [*found, float(one)], seconds + spent
         share = sum(found) / float(least[:2].sum())
         print(
