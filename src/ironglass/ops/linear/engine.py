@@ -20,8 +20,8 @@ from .relaxations import Slopes
 from .windows import supported, window_bounds
 
 How = Literal["linear", "interval"]
-MOST = 1 << 33
-"""Up to how many values of rows are pulled back for one step of one sample: some minutes."""
+MOST = 1 << 31
+"""Up to how many values of rows are pulled back for one sample: some minutes."""
 HELD = 1 << 20
 """How many values of rows are held at a time: as much as fast memory holds."""
 WIDE = 1 << 23
@@ -64,7 +64,7 @@ def bounded(
     values: dict[int, Interval] = {}
     relaxed = Relaxed(graph, values)
     mixed = [0] * len(graph.steps)
-    readers = _readers(graph)
+    readers, work = _readers(graph), 0
     for index, step in enumerate(graph.steps):
         values[index] = bound(step, [values[i] for i in step.inputs]) if step.inputs else start
         if known is not None and index in known:
@@ -76,7 +76,7 @@ def bounded(
         if how == "linear" and mixed[index] > 1 and readers[index]:
             bends = _bends(graph, readers[index], values[index])
             if bends is not None:
-                _check(graph, index, bends)
+                work = _check(graph, index, bends, work)
                 values[index] = _tightened(start, relaxed, index, bends)
                 mixed[index] = 1
     return relaxed
@@ -135,20 +135,21 @@ def differences(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     return eye[y][:, None] - eye
 
 
-def _check(graph: Graph, index: int, bends: Tensor) -> None:
-    """Refuses what would take hours.
+def _check(graph: Graph, index: int, bends: Tensor, work: int) -> int:
+    """Returns how many values of rows are pulled back for a sample so far; refuses what would take hours.
 
     Raises:
         InputError: if too many rows of too many values would be pulled back.
     """
     count, widest = int(bends.flatten(1).sum(1).max()), widest_of(graph, index)
-    if count * widest > MOST:
+    if work + count * widest > MOST:
         raise InputError(
             f"linear bounds would pull {count} rows of up to {widest} values back from the operator "
             f"{graph.steps[index].name}, for each sample",
             "use interval or crown_ibp, which carry intervals forward instead; a smaller eps; or a method that does "
             "not look inside, such as randomized smoothing",
         )
+    return work + count * widest
 
 
 def widest_of(graph: Graph, index: int | None = None) -> int:
