@@ -195,3 +195,14 @@ def test_the_ladder_holds_on_trained_networks(name: str, competition: Any) -> No
         room = 1e-4 * found[looser].abs()
         assert bool((found[tighter] >= found[looser] - room).all()), tighter
     assert all(bool((margin <= broken).all()) for margin in found.values())
+
+
+def test_what_would_take_hours_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3)
+    ).eval()
+    monkeypatch.setattr("ironglass.ops.linear.engine.MOST", 100)
+    for method in ("crown", "alpha_crown", "cnn_cert", "fast_lin"):
+        with pytest.raises(InputError, match=r"rows of up to 64 values back from the operator linear at '.*3'"):
+            getattr(ig.certify, method)(net, images(2), torch.zeros(2, dtype=torch.long), ig.Linf(0.3))
+    ig.certify.crown_ibp(net, images(2), torch.zeros(2, dtype=torch.long), ig.Linf(0.3))
