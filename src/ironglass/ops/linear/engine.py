@@ -46,10 +46,16 @@ def intervals(
         known: intervals of some steps that hold already, such as those of a region around this one. What they show not
             to be bent gets no row.
     """
-    return dict(bounded(graph, start, how, slopes).values)
+    return dict(bounded(graph, start, how, slopes, known).values)
 
 
-def bounded(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes = "adaptive") -> Relaxed:
+def bounded(
+    graph: Graph,
+    start: Interval,
+    how: How = "linear",
+    slopes: Slopes = "adaptive",
+    known: Mapping[int, Interval] | None = None,
+) -> Relaxed:
     """Returns the intervals of all steps as `intervals` does, with the lines and losses that they lead to.
 
     Raises:
