@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ironglass.ops.bounds import Interval
 from ironglass.ops.graph import Graph
-from ironglass.ops.linear import intervals, lower, relax
+from ironglass.ops.linear import lower
+from ironglass.ops.linear.engine import bounded
 
 from .problem import Budget, Problem, Settled
 from .witness import Witness
@@ -130,8 +131,7 @@ def _bounded(
     cases, most = problem.rows.shape[:2]
     box = Interval(low.reshape(count, *shape), high.reshape(count, *shape))
     with torch.no_grad():
-        values = intervals(graph, box, known=None if parents is None else parents.known)
-        lines = relax(graph, values)
+        lines = bounded(graph, box, known=None if parents is None else parents.known)
         trace: dict[int, Tensor] = {}
         found = lower(box, problem.rows.flatten(0, 1).expand(count, -1, -1), lines, tape=trace)
         bound, best = problem.over(found.reshape(count, cases, most)).max(2)
@@ -143,7 +143,7 @@ def _bounded(
     still = ~(bound > 0).all(1)
     corner = torch.where(row > 0, low, high)[still]
     points = torch.cat([corner, low.lerp(high, 0.5)[still]])
-    known = {graph.steps[i].inputs[0]: values[graph.steps[i].inputs[0]] for i in lines.lines}
+    known = {graph.steps[i].inputs[0]: lines.values[graph.steps[i].inputs[0]] for i in lines.lines}
     return _Open(low, high, bound, side, known), _tried(problem, witness, points, float(bound.amin()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -129,6 +129,8 @@ def lined(graph: Graph, start: Interval, values: Mapping[int, Interval]) -> Line
         values: intervals by step, of one region.
     """
     relaxed = relax(graph, values)
+    for step, fold in relaxed.folds.items():
+        relaxed.folds[step] = replace(fold, alive=None)  # which says of each region what rows of many parts do not have
     relus = tuple(
         index
         for index, step in enumerate(graph.steps)

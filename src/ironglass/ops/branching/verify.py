@@ -57,13 +57,12 @@ def decided(
 def _proven(problem: Problem, witness: Witness, budget: Budget) -> Settled:
     try:
         graph = problem.graph()
+        if math.prod(problem.shape) <= FEW or not any(is_relu(step.op) for step in graph.steps):
+            return by_boxes(problem, graph, witness, budget)
+        with torch.no_grad():
+            values = intervals(graph, problem.start)
     except InputError as error:
         return Settled(-math.inf, None, -1, f"no attack breaks it, and {error.message}")
-    few = math.prod(problem.shape) <= FEW
-    if few or not any(is_relu(step.op) for step in graph.steps):
-        return by_boxes(problem, graph, witness, budget)
-    with torch.no_grad():
-        values = intervals(graph, problem.start)
     return by_signs(problem, graph, values, witness, budget, Effort(attack=False))
 
 
