@@ -109,6 +109,9 @@ class Drawn(Session):
     def _watched(self, x: Tensor, scores: Tensor, ids: Tensor) -> Tensor:
         return scores  # one draw is no success
 
+    def _watched_labels(self, x: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
+        return labels
+
     def _typical_noted(self, x: Tensor, scores: Tensor, rows: Tensor | None) -> Tensor:
         ids, _ = self._places(x, rows)
         typical, goal = self._typical(scores, ids), self._meter.goal
@@ -133,7 +136,7 @@ class Drawn(Session):
 
     def _note(self, x: Tensor, reached: Tensor, ids: Tensor) -> None:
         if self._backend is self._adapter.backend:
-            self._meter.watch(x, reached, ids)
+            self._meter.watch(x, reached.nonzero()[:, 0], ids)
 
 
 def votes(model: Adapter, x: Tensor, points: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
