@@ -106,9 +106,8 @@ def main() -> None:
     bar = json.loads((DATA.parent / "reference" / "certify_bar.json").read_text())["tasks"]
     ours = getattr(ig.certify, METHODS[options.method]).with_(**json.loads(options.options))
     print(f"{options.method}, torch {torch.__version__}, {platform.machine()}, one thread")
-    print(
-        "| network, threat | images | certified: ours / theirs | mean margin: ours / theirs | CPU ms: ours / theirs | × |"
-    )
+    print("ours / theirs; CPU time an image\n")
+    print("| network, threat | images | certified | mean margin | ms | ratio |")
     print("|---|---|---|---|---|---|")
     for name in options.tasks or bar:
         net, x, y, threat = task_of(nets, bar[name], options.images)

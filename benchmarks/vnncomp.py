@@ -1,6 +1,6 @@
 """Verdicts on properties of the verification competition, beside what its tools reached.
 
-    python benchmarks/vnncomp.py [CATEGORY ...] [--time 60] [--every N] [--first K] [--cpu] [--json FILE]
+    python benchmarks/vnncomp.py [CATEGORY ...] [--time 20] [--every 8] [--first K] [--known] [--cpu] [--json FILE]
 
 Without ``--cpu`` the time is by the clock on the wall; with it, processor seconds of this process: on a busy machine
 the fair one. A verdict that contradicts the known one ends the script with an error.
@@ -35,17 +35,23 @@ def competitor(specs: list[dict[str, Any]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("categories", nargs="*", help="acasxu, mnistfc, cifar10_resnet, oval21, verivital; all if none")
-    parser.add_argument("--time", type=float, default=60.0)
-    parser.add_argument("--every", type=int, default=1, help="every Nth instance of a category")
+    parser.add_argument("--time", type=float, default=20.0)
+    parser.add_argument("--every", type=int, default=8, help="every Nth instance of a category; 1 takes an hour or two")
     parser.add_argument("--first", type=int, default=0, help="begin with this one")
     parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--known", action="store_true", help="leave out what no tool of the competition decided")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
+    if not DATA.is_dir():
+        print(f"needs the competition's instances: set IRONGLASS_DATA; looked in {DATA}")
+        return 0
     manifest = json.loads((DATA / "manifest.json").read_text())
     clock = time.process_time if asked.cpu else time.monotonic
     names: dict[str, list[str]] = defaultdict(list)
     for name, spec in manifest["specs"].items():
         category = name.split(":")[0]
+        if asked.known and spec["verdict"] == "unknown":
+            continue
         if not asked.categories or category in asked.categories or f"{category}:{spec['model']}" in asked.categories:
             names[category if category == "acasxu" else f"{category}:{spec['model']}"].append(name)
     print(f"{asked.time:g} {'processor ' if asked.cpu else ''}seconds, {torch.get_num_threads()} threads")

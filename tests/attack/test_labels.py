@@ -52,9 +52,9 @@ def attacked(name: str, half: Half, queries: int, eps: float = INF, norm: Norm =
 @pytest.mark.parametrize(
     ("name", "queries", "ratio", "options"),
     [
-        ("sign_opt", 6000, 1.01, {}),
-        ("sign_opt", 6000, 1.01, {"svm": True, "samples": 30}),
-        ("opt_attack", 7000, 1.01, {}),
+        ("sign_opt", 4000, 1.01, {"samples": 50}),
+        ("sign_opt", 4000, 1.01, {"svm": True, "samples": 20}),
+        ("opt_attack", 6000, 1.01, {}),
         ("hop_skip_jump", 6000, 1.02, {}),
         ("boundary", 5000, 1.3, {}),
     ],
@@ -87,7 +87,7 @@ def test_pictures_of_many_values_come_near_too(name: str, regime: str) -> None:
     def labels(x: Tensor) -> Tensor:
         return (x.flatten(1) @ weight.T + bias).argmax(1)
 
-    found = get(name)(ig.wrap(labels, classes=10), made.x, made.y, ig.L2(INF), max_queries=2000)
+    found = get(name)(ig.wrap(labels, classes=10), made.x, made.y, ig.L2(INF), max_queries=1000)
     assert isinstance(found, ig.AttackResult)
     assert bool(found.success.all())
     assert float((found.distance / made.least("l2")).max()) <= {"opt_attack": 12, "boundary": 9}.get(name, 6)

@@ -204,6 +204,22 @@ def test_digits_an_adversarially_trained_network_wins_the_game(
     assert again.worth.tolist() == found.worth.tolist()
 
 
+def test_a_random_defence_is_judged_by_most_draws_and_not_by_a_lucky_one(
+    pair: dict[str, CNN], held_out: tuple[Tensor, Tensor]
+) -> None:
+    (x, y), net = (part[:24] for part in held_out), ig.wrap(pair["standard"])
+    models = {"plain": net, "random": ig.defend.input_randomization(net)}
+    found, again = (
+        ig.bench.game(models, x, y, ig.Linf(0.1), attacks=("fgsm", "pgd"), steps=5, transfer=False) for _ in range(2)
+    )
+    assert torch.equal(found.alive, again.alive)
+    white, grey = found.values[2, 1], found.values[3, 1]
+    assert found.row_names[2:] == ("pgd", "pgd (unaware)")
+    assert float(white) <= float(grey), "who attacks through it, on the mean over draws, breaks no less"
+    model = models["random"]
+    assert torch.equal(found.clean[1], model.verdict(x, x, ig.Avoid(y))[1] <= 0.5)
+
+
 def test_wrong_requests_are_refused() -> None:
     first, _, x, y = halves()
     net = linear(first)

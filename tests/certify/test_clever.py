@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -218,3 +221,27 @@ def test_a_request_that_makes_no_sense_is_refused(threat: Threat, options: dict[
     net, x, y = linear()
     with pytest.raises(InputError, match=says):
         ig.certify.clever(net, x, y, threat, **options)
+
+
+@pytest.mark.slow
+def test_on_a_trained_network_the_mean_is_near_that_of_the_smallest_changes(
+    shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the radius that agrees with its slope; in one large ball the paper's estimate is far lower."""
+    monkeypatch.syspath_prepend(str(shared_data / "loaders"))
+    net = importlib.import_module("seqnet").load(shared_data / "models" / "mnist_kw_0.1.npz")[0].eval()
+    sys.modules.pop("seqnet")
+    data = np.load(shared_data / "mnist.npz")
+    x = torch.from_numpy(data["x_test"][:6]).float().reshape(6, 1, 28, 28) / 255
+    y = torch.from_numpy(data["y_test"][:6]).long()
+    for make, reach in ((ig.L2, 5.0), (ig.Linf, 0.3)):
+        least = torch.full((6,), torch.inf)
+        for attack in (ig.attack.fmn, ig.attack.deepfool):
+            found = attack(net, x, y, make(float("inf")))
+            least = torch.where(found.success, least.minimum(found.distance), least)
+        options = {"batches": 20, "samples": 64, "targets": 3}
+        several = ig.certify.clever(net, x, y, make(reach), radii=5, **options)
+        one = ig.certify.clever(net, x, y, make(reach), **options)
+        assert 0.7 < float(several.radius.mean() / least.mean()) < 1.3
+        assert bool((several.radius >= one.radius).all())
+        assert bool((several.quality > 0.001).all())

@@ -16,7 +16,7 @@ from ironglass.ops.linear import intervals, lower, relax
 from ironglass.ops.linear.engine import differences
 from ironglass.ops.program import solve, targets
 from ironglass.ops.proofs import opened
-from patterns import mlp
+from minima import mlp
 
 
 def points(count: int, size: int, seed: int = 0) -> Tensor:

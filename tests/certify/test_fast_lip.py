@@ -14,7 +14,7 @@ from ironglass.ops import gradients as engine
 from ironglass.ops.gradients import gradients
 from ironglass.ops.linear import differences, intervals
 from ironglass.ops.proofs import opened
-from patterns import mlp
+from minima import mlp
 
 ORDERS = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
 

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ironglass as ig
+from ironglass.core.catalogue import catalogue
 from ironglass.core.errors import InputError, MethodFailed
+from ironglass.core.method import get
 from ironglass.core.values import Threat
 from ironglass.ops.program import encoding, solve, targets
+from minima import least_margin, mlp
 from nets import images, small_cnn
-from patterns import least_margin, mlp
 
 
 def points(count: int, size: int, seed: int = 0) -> Tensor:
@@ -205,6 +207,19 @@ def test_a_network_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(targets, "MOST", 100)
     with pytest.raises(InputError, match="384 nonlinear values and 64 inputs is too large"):
         ig.certify.milp(small_cnn().eval(), images(2), torch.zeros(2, dtype=torch.long), ig.Linf(0.01))
+
+
+def test_branch_and_bound_of_another_kind_agrees_on_every_sample() -> None:
+    if "beta_crown" not in catalogue():
+        pytest.skip("there is no branch and bound on signs here")
+    beta_crown: Any = get("beta_crown")
+    for seed, sizes in enumerate(((4, 10, 8, 3), (6, 12, 12, 4))):
+        net, x = mlp(sizes, seed), points(6, sizes[0], seed)
+        y = net(x).argmax(1)
+        for eps in (0.05, 0.12):
+            ours, theirs = (method(net, x, y, ig.Linf(eps)) for method in (ig.certify.milp, beta_crown))
+            assert torch.equal(ours.verified, theirs.verified)
+            assert bool((ours.verified ^ ours.falsified).all())
 
 
 # Canaries: what is deliberately wrong has to be caught.

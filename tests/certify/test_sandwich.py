@@ -13,8 +13,8 @@ from ironglass.core.method import get
 from ironglass.core.results import load
 from ironglass.core.sandwich import Sandwich
 from ironglass.core.values import Threat
+from minima import mlp
 from nets import images, scores_without_autograd
-from patterns import mlp
 
 
 def linear() -> tuple[nn.Module, Tensor, Tensor]:

@@ -244,6 +244,13 @@ def test_a_whole_graph_gives_gradients_and_its_layers(tmp_path: Path) -> None:
         torch.testing.assert_close(other(x), net(x))
 
 
+@pytest.mark.parametrize("name", ["output", "training", "forward", "wires", "1", "a.b/c", ""])
+def test_any_name_of_a_node_will_do(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / "net.onnx", [helper.make_node("Relu", ["x"], ["y"], name=name)], ROW, {})
+    x = torch.from_numpy(floats(2, *ROW))
+    assert torch.equal(_net(path)(x), x.relu())
+
+
 def test_loading_draws_no_random_numbers(tmp_path: Path) -> None:
     path = _classifier(tmp_path / "net.onnx")
     before = torch.random.get_rng_state()

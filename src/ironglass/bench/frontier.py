@@ -185,7 +185,7 @@ def frontier(
     assert threat is not None  # the card has norms
     fixed = attack_of(attack, threat, steps, seed)
     ways = {norm: _in_norm(nearest, norm, threat, steps, seed) for norm in NORMS}
-    right = {name: model.scores(x).argmax(1) == y for name, model in models.items()}
+    right = {name: model.right(x, y) for name, model in models.items()}
     lengths = {
         (norm, name): _lengths(ways[norm], model, x, y, threat, norm, right[name])
         for norm in NORMS
@@ -250,7 +250,7 @@ def _lengths(
     lengths = torch.where(right, INFINITE, 0.0).double().repeat(len(ways), 1)
     for each, method in zip(lengths, ways if len(rows) else (), strict=False):
         found = broken_by(method, model, x, y, free, rows)
-        wrong = model.scores(found, rows).argmax(1) != y[rows]
+        wrong = ~model.right(found, y[rows], rows)
         length = lp.distance(found, x[rows], free.take(rows), model.bounds).double()
         each[rows] = torch.where(wrong, length, INFINITE)
     return lengths

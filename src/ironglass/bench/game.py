@@ -59,20 +59,20 @@ def game(
     """
     assert threat is not None  # the card has norms
     chosen = attacks_of(attacks, threat, steps, seed)
-    right = {name: model.scores(x).argmax(1) == y for name, model in models.items()}
+    right = {name: model.right(x, y) for name, model in models.items()}
     replays = transfer and len(models) > 1
     bare = any(model.undefended is not None for model in models.values())
     names, alive, white = [], [], []
     for title, method in chosen.items():
         made = _Made(method, x, y, threat)
         own = {name: made.on(model) for name, model in models.items()}
-        straight = {name: _holds(model, own[name], y) & right[name] for name, model in models.items()}
+        straight = {name: model.right(own[name], y) & right[name] for name, model in models.items()}
         names.append(title)
         alive.append(torch.stack(list(straight.values())))
         white.append([True] * len(models))
         if bare:
             parts = [
-                straight[name] if model.undefended is None else _holds(model, made.on(model.undefended), y)
+                straight[name] if model.undefended is None else model.right(made.on(model.undefended), y)
                 for name, model in models.items()
             ]
             names.append(f"{title} ({UNAWARE})")
@@ -84,7 +84,7 @@ def game(
                 held = right[name].clone()
                 for other, found in own.items():
                     if other != name:
-                        held &= _holds(model, found, y)
+                        held &= model.right(found, y)
                 kept.append(held)
             names.append(f"{title} ({TRANSFERRED})")
             alive.append(torch.stack(kept))
@@ -105,13 +105,8 @@ class _Made:
     def on(self, model: Model) -> Tensor:
         """Returns the samples after the attack; those that the model labels wrong anyway are as they were."""
         if id(model) not in self._known:
-            rows = (model.scores(self._x).argmax(1) == self._y).nonzero()[:, 0]
+            rows = model.right(self._x, self._y).nonzero()[:, 0]
             found = self._x.clone()
             found[rows] = broken_by(self._method, model, self._x, self._y, self._threat, rows)
             self._known[id(model)] = found
         return self._known[id(model)]
-
-
-def _holds(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    scores = model.scores(x)
-    return (scores.argmax(1) == y) & scores.isfinite().all(1)

@@ -112,7 +112,7 @@ def security_curve(
     chosen = attacks_of(attacks, replace(threat, eps=sizes[-1]), steps, seed)
     names, broken, whole = [], [], []
     for name, model in models.items():
-        right = model.scores(x).argmax(1) == y
+        right = model.right(x, y)
         for title, method in chosen.items():
             minimum = not method.card.finite
             find = _whole if minimum else _stepwise
@@ -189,8 +189,7 @@ def _whole(
 def _wrong(model: Model, found: Tensor, y: Tensor, rows: Tensor) -> Tensor:
     if not len(rows):
         return torch.zeros(0, dtype=torch.bool, device=found.device)
-    scores = model.scores(found, rows)
-    return (scores.argmax(1) != y[rows]) & scores.isfinite().all(1)
+    return ~model.right(found, y[rows], rows)
 
 
 def _notes(names: Sequence[str], fell: Tensor) -> list[str]:

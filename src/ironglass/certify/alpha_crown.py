@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,8 +13,11 @@ from ironglass.core.method import certify
 from ironglass.core.values import Threat
 from ironglass.ops.bounds import Interval
 from ironglass.ops.graph import Graph
-from ironglass.ops.linear import climbed, differences, intervals, lower, margins, relax, sharpened
+from ironglass.ops.linear import bounded, climbed, differences, lower, margins, relax, sharpened
 from ironglass.ops.proofs import opened, weakest
+
+_HELD = 1 << 23
+"""How many values of margins' rows are climbed for at a time."""
 
 
 @certify(
@@ -81,17 +86,18 @@ def alpha_crown(
         )
     graph, start = opened(model, x, threat, double)
     y = y.to(start.lower.device)
-    values = intervals(graph, start)
-    found = margins(graph, start, y, values)
+    relaxed = bounded(graph, start)
+    found = margins(graph, start, y, relaxed)
     enough = 0.0 if settle else torch.inf
+    held = sum(math.prod(step.shape) for step in graph.steps) * graph.steps[-1].shape[0]
     for stage in ("margins", "intermediate") if inner else ("margins",):
-        rows = _open(found, y, enough)
-        if not len(rows):
-            break
-        part = _Part(graph, start.take(rows), y[rows], {i: value.take(rows) for i, value in values.items()})
-        if stage == "intermediate":
-            part = part.sharpened(found[rows], inner, share, rate)
-        found = found.index_copy(0, rows, part.climbed(found[rows], steps, rate, enough))
+        for rows in torch.split(_open(found, y, enough), max(1, _HELD // held)):
+            if not len(rows):
+                continue
+            part = _Part(graph, start.take(rows), y[rows], {i: v.take(rows) for i, v in relaxed.values.items()})
+            if stage == "intermediate":
+                part = part.sharpened(found[rows], inner, share, rate)
+            found = found.index_copy(0, rows, part.climbed(found[rows], steps, rate, enough))
     return weakest(found, y, x)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from ironglass.core.access import Model
 from ironglass.core.method import certify
 from ironglass.core.values import Threat
-from ironglass.ops.linear import Slopes, intervals, margins
+from ironglass.ops.linear import Slopes, bounded, margins
 from ironglass.ops.proofs import opened, weakest
 
 
@@ -63,5 +63,5 @@ def cnn_cert(
     graph, start = opened(model, x, threat, double)
     y = y.to(start.lower.device)
     slopes: Slopes = "shared" if adaptive else "same shared"
-    values = intervals(graph, start, slopes=slopes)
-    return weakest(margins(graph, start, y, values, slopes=slopes), y, x)
+    relaxed = bounded(graph, start, slopes=slopes)
+    return weakest(margins(graph, start, y, relaxed), y, x)

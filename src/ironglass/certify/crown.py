@@ -7,7 +7,7 @@ from torch import Tensor
 from ironglass.core.access import Model
 from ironglass.core.method import certify
 from ironglass.core.values import Threat
-from ironglass.ops.linear import intervals, margins
+from ironglass.ops.linear import bounded, margins
 from ironglass.ops.proofs import opened, weakest
 
 
@@ -54,5 +54,5 @@ def crown(model: Model, x: Tensor, y: Tensor, threat: Threat, *, double: bool = 
     """
     graph, start = opened(model, x, threat, double)
     y = y.to(start.lower.device)
-    values = intervals(graph, start)
-    return weakest(margins(graph, start, y, values), y, x)
+    relaxed = bounded(graph, start)
+    return weakest(margins(graph, start, y, relaxed), y, x)

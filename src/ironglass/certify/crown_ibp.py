@@ -7,7 +7,7 @@ from torch import Tensor
 from ironglass.core.access import Model
 from ironglass.core.method import certify
 from ironglass.core.values import Threat
-from ironglass.ops.linear import intervals, margins
+from ironglass.ops.linear import bounded, margins
 from ironglass.ops.proofs import opened, weakest
 
 
@@ -49,5 +49,5 @@ def crown_ibp(model: Model, x: Tensor, y: Tensor, threat: Threat, *, double: boo
     """
     graph, start = opened(model, x, threat, double)
     y = y.to(start.lower.device)
-    values = intervals(graph, start, "interval")
-    return weakest(margins(graph, start, y, values), y, x)
+    relaxed = bounded(graph, start, "interval")
+    return weakest(margins(graph, start, y, relaxed), y, x)

@@ -9,7 +9,7 @@ from ironglass.core.errors import InputError
 from ironglass.core.method import certify
 from ironglass.core.values import Threat
 from ironglass.ops.graph import Bend, Monotone, Ramp, Valley
-from ironglass.ops.linear import intervals, margins
+from ironglass.ops.linear import bounded, margins
 from ironglass.ops.proofs import opened, weakest
 
 
@@ -61,5 +61,5 @@ def fast_lin(model: Model, x: Tensor, y: Tensor, threat: Threat, *, double: bool
             raise InputError(
                 f"Fast-Lin has no parallel lines for the operator {step.name}", "use crown, which bounds it"
             )
-    values = intervals(graph, start, slopes="same")
-    return weakest(margins(graph, start, y, values, slopes="same"), y, x)
+    relaxed = bounded(graph, start, slopes="same")
+    return weakest(margins(graph, start, y, relaxed), y, x)

@@ -83,6 +83,9 @@ class Model(Protocol):
     def scores(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Returns the logits ``(n, classes)``, without a graph."""
 
+    def right(self, x: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Returns which inputs are labelled right ``(n,)``; by a random model in most of many fresh draws."""
+
     def value_and_grad(self, x: Tensor, loss: Loss, rows: Tensor | None = None, layer: str | None = None) -> Pass:
         """Returns the loss of each row and its gradient to ``x``: the only way to a gradient.
 

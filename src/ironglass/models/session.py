@@ -12,6 +12,7 @@ from ironglass.core.access import At, Loss, Pass, Rows, Run, Through
 from ironglass.core.catalogue import LADDER
 from ironglass.core.draws import Draws, keys
 from ironglass.core.errors import AccessError
+from ironglass.core.values import Avoid
 
 from .meter import Meter
 
@@ -61,6 +62,16 @@ class Session:
         with self._meter.clock():
             scores = self._engine(ids).scores(x)
         return self._watched(x, scores, ids)
+
+    def right(self, x: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Returns which inputs are labelled right ``(n,)``; by a random model in most of many fresh draws.
+
+        It is the runner's verdict, for studies that attack and judge several models at once. It costs one query.
+        """
+        self._charge("scores", x, rows)
+        with self._meter.clock():
+            scores, lost = self._adapter.verdict(self._x if rows is None else self._x[rows], x, Avoid(y))
+        return (lost <= 0.5) & scores.isfinite().all(1)
 
     def value_and_grad(self, x: Tensor, loss: Loss, rows: Tensor | None = None, layer: str | None = None) -> Pass:
         """Returns the loss of the scores or of a layer's output, its gradient in input units, and the scores."""

@@ -81,7 +81,7 @@ def crossed(
         How many fool the column's model, and of how many ``(models, models)``: those that source and target both label
         right and that the attack breaks on the source.
     """
-    right = {name: model.scores(x).argmax(1) == y for name, model in models.items()}
+    right = {name: model.right(x, y) for name, model in models.items()}
     counts = torch.zeros(len(models), len(models), dtype=torch.long)
     fooled = torch.zeros_like(counts)
     for s, (source, model) in enumerate(models.items()):
@@ -89,7 +89,7 @@ def crossed(
         if not len(rows):
             continue
         found = broken_by(method, model, x, y, threat, rows)
-        wrong = {name: other.scores(found, rows).argmax(1) != y[rows] for name, other in models.items()}
+        wrong = {name: ~other.right(found, y[rows], rows) for name, other in models.items()}
         for t, target in enumerate(models):
             both = wrong[source] & right[target][rows]
             counts[s, t], fooled[s, t] = both.sum(), (both & wrong[target]).sum()

@@ -15,7 +15,7 @@ from ironglass.core.diagnosis import Study
 from ironglass.core.errors import AccessError, InputError, IronglassError, MethodFailed
 from ironglass.core.method import Method
 from ironglass.core.results import Cost
-from ironglass.core.values import Threat
+from ironglass.core.values import Avoid, Threat
 from ironglass.models.adapter import Adapter, check, wrap
 from ironglass.models.meter import Meter
 from ironglass.models.session import Session
@@ -73,7 +73,7 @@ def _opened(
     check(model, x, y, threat)
     if LADDER.index(card.access) > LADDER.index(model.access):
         raise AccessError(f"{card.name} needs {card.access}, {name} gives {model.access}", "leave that model out")
-    return model.session(x, card.access)
+    return model.session(x, card.access, None if threat is None else Avoid(y))
 
 
 def run_experiment(method: Method[Any], /, *args: Any, **options: Any) -> Study:

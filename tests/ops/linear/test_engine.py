@@ -148,6 +148,18 @@ def test_pulling_rows_back_is_the_transpose(name: str) -> None:
             assert torch.allclose((there * rows).flatten(1).sum(1), (back * point).flatten(1).sum(1))
 
 
+@pytest.mark.parametrize("name", NETS)
+def test_rows_are_not_changed(name: str) -> None:
+    graph, start, _ = opened(name, L2(0.5))
+    relaxed, generator = relax(graph, intervals(graph, start)), torch.Generator().manual_seed(0)
+    for at, step in enumerate(graph.steps):
+        rows = torch.randn(3, 2, *step.shape, generator=generator)
+        before = rows.clone()
+        first = lower(start, rows, relaxed, at=at)
+        assert torch.equal(rows, before), step.name
+        assert torch.equal(first, lower(start, rows, relaxed, at=at)), step.name
+
+
 # The batch, the groups, the dtype, and gradients
 
 
@@ -320,7 +332,7 @@ def residual_counted_once(patch: pytest.MonkeyPatch) -> None:
 def own_norm(patch: pytest.MonkeyPatch) -> None:
     """The largest value in place of the sum, at the input."""
 
-    def wrong(a: Tensor, start: Interval, unit: float) -> Tensor:
+    def wrong(a: Tensor, start: Interval, unit: float, **_: bool) -> Tensor:
         middle, radius = (start.lower + start.upper) / 2, (start.upper - start.lower) / 2
         return backward.dot(a, middle) - (a.abs() * radius[:, None]).flatten(2).amax(2).double()
 
@@ -331,7 +343,7 @@ def norm_of_the_ball(patch: pytest.MonkeyPatch) -> None:
     """l2 with the dual norm of l1."""
     inner = backward.least
 
-    def wrong(a: Tensor, start: Interval, unit: float) -> Tensor:
+    def wrong(a: Tensor, start: Interval, unit: float, **_: bool) -> Tensor:
         assert start.ball is not None
         return inner(a, replace(start, ball=replace(start.ball, norm="l1")), unit)
 

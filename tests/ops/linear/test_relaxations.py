@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -206,8 +207,14 @@ def test_a_maximum_lies_between_its_planes(name: str, slopes: module.Slopes) -> 
 # Canaries: wrong lines that these tests have to catch.
 
 
+def without_offset(lines: Lines) -> Lines:
+    return replace(lines, upper=module.Side(lines.upper.slope, lines.upper.offset * 0))
+
+
 def dropped_offset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curves, "straight", lambda function, shape, slope, *rest: torch.zeros_like(slope))
+    inner = module._relu
+    monkeypatch.setattr(module, "_relu", lambda *a: without_offset(inner(*a)))
 
 
 def steeper(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,9 +242,14 @@ def not_rounded_outward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_up", lambda offset, dtype: offset.to(dtype))
 
 
+def secant_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ReLU's secant with d and -d l as they are rounded."""
+    monkeypatch.setattr(module, "eps_of", lambda dtype: 0.0)
+
+
 EVERYWHERE = (dropped_offset, steeper, sides_swapped, secant_everywhere)
-WRONG = [(wrong, name) for wrong in EVERYWHERE for name in ("relu", "sigmoid", "gelu", "clamp")]
-WRONG.append((not_rounded_outward, "relu"))
+WRONG = [(wrong, name) for wrong in EVERYWHERE for name in ("clamp_min", "sigmoid", "gelu", "clamp")]
+WRONG += [(not_rounded_outward, "abs"), (dropped_offset, "relu"), (secant_not_raised, "relu")]
 
 
 @pytest.mark.parametrize(("wrong", "name"), WRONG)

@@ -18,6 +18,8 @@ from .node import BATCH, Node, Refused
 from .rules import RULES
 
 FLOATS = (torch.float32, torch.float64)
+RESERVED = {"wires", "entry", "output", *vars(nn.Module())}
+"""Names that a network's own attributes have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +230,6 @@ def _name(text: str, taken: dict[str, nn.Module]) -> str:
     """Returns a module's name: letters and digits, and one more where two nodes share a name."""
     plain = re.sub(r"\W+", "_", text).strip("_") or "node"
     name, count = plain, 1
-    while name in taken or hasattr(nn.Module, name):
+    while name in taken or name in RESERVED or hasattr(OnnxNetwork, name):
         name, count = f"{plain}_{count}", count + 1
     return name

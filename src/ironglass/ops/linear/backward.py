@@ -304,6 +304,7 @@ def pulled(
     """
     graph = relaxed.graph
     unit = unit_of(graph, next(iter(waiting.values())).dtype)
+    given = {_home(rows) for rows in waiting.values()}
     alive: dict[int, tuple[Tensor, ...]] = {}
     for index in range(end, 0, -1):
         if index not in waiting:
@@ -319,8 +320,11 @@ def pulled(
                 part, gain = _through(a, relaxed.lines[index], graph.steps[step.inputs[0]].shape, alpha)
             else:
                 size = a.abs()
-                part = torch.addcmul(a * fold.slope[:, None], size, fold.bend[:, None])
                 gain = dot(a, fold.offset) + dot(size, fold.width)
+                if tape is None and _home(a) not in given and not (a.requires_grad or fold.slope.requires_grad):
+                    part = a.mul_(fold.slope[:, None]).addcmul_(size, fold.bend[:, None])  # nobody else has it
+                else:
+                    part = torch.addcmul(a * fold.slope[:, None], size, fold.bend[:, None])
                 paid |= fold.paid
                 if fold.alive is not None and _is_matrix(graph, step.inputs[0]) and not part.requires_grad:
                     alive[step.inputs[0]] = fold.alive
@@ -348,7 +352,12 @@ def pulled(
         return total
     if tape is not None:
         tape[0] = waiting[0]
-    return total + least(waiting[0], start, unit)
+    return total + least(waiting[0], start, unit, ours=tape is None and _home(waiting[0]) not in given)
+
+
+def _home(rows: Tensor) -> int:
+    """Where a tensor's memory begins: rows may be overwritten where nobody else's do."""
+    return rows.untyped_storage().data_ptr()
 
 
 def _is_matrix(graph: Graph, index: int) -> bool:
@@ -395,18 +404,20 @@ def _through(a: Tensor, lines: Lines | Planes, shape: tuple[int, ...], alpha: Te
     return positive * below + negative * lines.upper.slope[:, None], gain
 
 
-def least(a: Tensor, start: Interval, unit: float) -> Tensor:
-    """Returns the least value of rows ``(N, R, *shape)`` over a region, float64 ``(N, R)``."""
+def least(a: Tensor, start: Interval, unit: float, *, ours: bool = False) -> Tensor:
+    """Returns the least value of rows ``(N, R, *shape)`` over a region, float64 ``(N, R)``; uses up rows of ours."""
     middle = start.lower.lerp(start.upper, 0.5)
     radius = torch.maximum(start.upper - middle, middle - start.lower)
-    found = dot(a, middle) - dot(a.abs(), radius * (1 + 2 * unit) + middle.abs() * unit)
-    if start.ball is None:
+    found, ball, inside = dot(a, middle), start.ball, None
+    if ball is not None:
+        order = 2 if ball.norm == "l2" else torch.inf
+        length = torch.linalg.vector_norm((a * ball.scale[:, None]).flatten(2), order, 2, dtype=torch.float64)
+        inside = dot(a, ball.centre) - ball.eps * (1 + 2.0**-40) * length
+    size = a.abs_() if ours and not a.requires_grad else a.abs()
+    found = found - dot(size, radius * (1 + 2 * unit) + middle.abs() * unit)
+    if ball is None or inside is None:
         return found
-    ball = start.ball
-    order = 2 if ball.norm == "l2" else torch.inf
-    length = torch.linalg.vector_norm((a * ball.scale[:, None]).flatten(2), order, 2, dtype=torch.float64)
-    noise = ball.noise * (1 + 2 * unit) + ball.centre.abs() * unit
-    inside = dot(a, ball.centre) - dot(a.abs(), noise) - ball.eps * (1 + 2.0**-40) * length
+    inside = inside - dot(size, ball.noise * (1 + 2 * unit) + ball.centre.abs() * unit)
     return torch.where(inside > found, inside, found)
 
 

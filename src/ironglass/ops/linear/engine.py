@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from ironglass.core.errors import InputError
 from ironglass.ops import margins as by_intervals
 from ironglass.ops.bounds import Interval, bound
 from ironglass.ops.graph import Absolute, Affine, Bend, Cat, Graph, Input, Monotone, Pool, Ramp, Sum, Valley
@@ -19,6 +20,8 @@ from .relaxations import Slopes
 from .windows import supported, window_bounds
 
 How = Literal["linear", "interval"]
+MOST = 1 << 33
+"""Up to how many values of rows are pulled back for one step of one sample: some minutes."""
 HELD = 1 << 20
 """How many values of rows are held at a time: as much as fast memory holds."""
 WIDE = 1 << 23
@@ -43,6 +46,21 @@ def intervals(
         known: intervals of some steps that hold already, such as those of a region around this one. What they show not
             to be bent gets no row.
     """
+    return dict(bounded(graph, start, how, slopes, known).values)
+
+
+def bounded(
+    graph: Graph,
+    start: Interval,
+    how: How = "linear",
+    slopes: Slopes = "adaptive",
+    known: Mapping[int, Interval] | None = None,
+) -> Relaxed:
+    """Returns the intervals of all steps as `intervals` does, with the lines and losses that they lead to.
+
+    Raises:
+        InputError: if that would take hours.
+    """
     values: dict[int, Interval] = {}
     relaxed = Relaxed(graph, values)
     mixed = [0] * len(graph.steps)
@@ -52,14 +70,16 @@ def intervals(
         if known is not None and index in known:
             values[index] = both(values[index], known[index])
         mixed[index] = _mixed(graph, index, mixed, start)
-        if how == "interval" or not index:
+        if not index:
             continue
-        bends = _bends(graph, readers[index], values[index]) if mixed[index] > 1 and readers[index] else None
         add(relaxed, index, slopes)
-        if bends is not None:
-            values[index] = _tightened(start, relaxed, index, bends)
-            mixed[index] = 1
-    return values
+        if how == "linear" and mixed[index] > 1 and readers[index]:
+            bends = _bends(graph, readers[index], values[index])
+            if bends is not None:
+                _check(graph, index, bends)
+                values[index] = _tightened(start, relaxed, index, bends)
+                mixed[index] = 1
+    return relaxed
 
 
 def both(one: Interval, other: Interval) -> Interval:
@@ -72,7 +92,7 @@ def margins(
     graph: Graph,
     start: Interval,
     y: Tensor,
-    values: Mapping[int, Interval],
+    values: Mapping[int, Interval] | Relaxed,
     slopes: Slopes = "adaptive",
     alphas: Mapping[int, Tensor] | None = None,
 ) -> Tensor:
@@ -82,19 +102,58 @@ def margins(
         graph: of the network.
         start: the region, from `ops.bounds.region`.
         y: labels ``(N,)``.
-        values: intervals by step, from `intervals`.
-        slopes: how lines are chosen.
+        values: intervals by step, from `intervals`; or what `bounded` or `relax` made of them.
+        slopes: how lines are chosen, where they are not yet.
         alphas: lower slopes, as `lower` takes them for a row a class.
     """
-    alone = by_intervals.margins(graph, start, y, dict(values))
-    found = lower(start, differences(y, alone.shape[1], start.lower.dtype), relax(graph, values, slopes), alphas=alphas)
+    relaxed = values if isinstance(values, Relaxed) else relax(graph, values, slopes)
+    alone = by_intervals.margins(graph, start, y, dict(relaxed.values))
+    if alphas is not None:
+        rows = differences(y, alone.shape[1], start.lower.dtype)
+        found = lower(start, rows, relaxed, alphas=alphas)
+    else:
+        found = torch.cat([_differences(start, y, relaxed, part) for part in _groups(graph, *alone.shape)])
     return torch.where(found > alone, found, alone)
+
+
+def _groups(graph: Graph, samples: int, classes: int) -> list[slice]:
+    """The samples, as many at a time as are held at ease with a row a class."""
+    size = max(1, WIDE // (widest_of(graph) * classes))
+    return [slice(first, first + size) for first in range(0, samples, size)]
+
+
+def _differences(start: Interval, y: Tensor, relaxed: Relaxed, part: slice) -> Tensor:
+    region, ours = start.take(part), relaxed.take(part)
+    rows = differences(y[part], relaxed.graph.steps[-1].shape[0], start.lower.dtype)
+    group = max(1, WIDE // (widest_of(relaxed.graph) * len(rows)))
+    return torch.cat([lower(region, some, ours) for some in torch.split(rows, group, 1)], 1)
 
 
 def differences(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     """Returns the rows of ``z_y - z_j`` for all j ``(N, classes, classes)``."""
     eye = torch.eye(classes, dtype=dtype, device=y.device)
     return eye[y][:, None] - eye
+
+
+def _check(graph: Graph, index: int, bends: Tensor) -> None:
+    """Refuses what would take hours.
+
+    Raises:
+        InputError: if too many rows of too many values would be pulled back.
+    """
+    count, widest = int(bends.flatten(1).sum(1).max()), widest_of(graph, index)
+    if count * widest > MOST:
+        raise InputError(
+            f"linear bounds would pull {count} rows of up to {widest} values back from the operator "
+            f"{graph.steps[index].name}, for each sample",
+            "use interval or crown_ibp, which carry intervals forward instead; a smaller eps; or a method that does "
+            "not look inside, such as randomized smoothing",
+        )
+
+
+def widest_of(graph: Graph, index: int | None = None) -> int:
+    """Returns the most values that a step has, of those up to one."""
+    return max(math.prod(step.shape) for step in graph.steps[: None if index is None else index + 1])
 
 
 def _readers(graph: Graph) -> list[list[int]]:
@@ -212,7 +271,7 @@ def tightened(
             lines are read by windows once.
     """
     x = relaxed.values[index]
-    widest = max(math.prod(step.shape) for step in relaxed.graph.steps[: index + 1])
+    widest = widest_of(relaxed.graph, index)
     held = (HELD if count is None else WIDE) // (2 * widest)
     samples = 1 if count is not None else max(1, held // places.shape[1])
     parts = []

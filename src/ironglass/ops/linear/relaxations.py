@@ -52,6 +52,8 @@ def relaxed(step: Step, x: Interval, slopes: Slopes = "adaptive") -> Lines | Pla
     """
     op = step.op
     assert isinstance(op, Nonlinear)
+    if isinstance(op, Monotone) and not op.error and _is_relu(op.shape):
+        return _relu(x.lower, x.upper, slopes)
     low, high = x.lower.double(), x.upper.double()
     dtype = x.lower.dtype
     if isinstance(op, Absolute):
@@ -63,6 +65,26 @@ def relaxed(step: Step, x: Interval, slopes: Slopes = "adaptive") -> Lines | Pla
         ends = Side(torch.zeros_like(lost), -op(low) + lost), Side(torch.zeros_like(lost), op(high) + lost)
         return Lines(*_rounded(*ends, dtype))
     return _lines(op, op.shape, low, high, lost, slopes, dtype)
+
+
+def _is_relu(shape: object) -> bool:
+    return isinstance(shape, Bend) and (shape.at, shape.left, shape.right) == (0, 0, 1)
+
+
+def _relu(low: Tensor, high: Tensor, slopes: Slopes) -> Lines:
+    r"""The commonest lines, in the bounds' own dtype: :math:`d = u / (u - l)` and :math:`-d l` above.
+
+    A rounded d loses at most :math:`2^{-22} u` at the upper end, and the offset makes up for it.
+    """
+    free = (low < 0) & (high > 0)
+    active = (low >= 0).to(low)
+    width = torch.where(free, high - low, 1.0)
+    secant = torch.where(free, high / width, active)
+    eps = eps_of(low.dtype)
+    lift = torch.where(free, secant * -low * (1 + 8 * eps) + high * (4 * eps), 0.0)
+    below = secant if slopes.startswith("same") else torch.where(free, (high > -low).to(low), active)
+    broken = (low - high) * 0  # NaN where an end is not finite
+    return Lines(Side(below, broken), Side(secant, lift + broken), free, (0.0, 1.0))
 
 
 def _lost(step: Step, low: Tensor, high: Tensor) -> Tensor:

@@ -123,7 +123,10 @@ def window_bounds(start: Interval, relaxed: Relaxed, index: int, places: Tensor)
             )
             size = rows.values.abs()
             total = total + _dot(rows.values, offset) + _dot(size, wide)
-            parts = [replace(rows, values=torch.addcmul(rows.values * slope, size, bend))]
+            if rows.values.requires_grad or slope.requires_grad:
+                parts = [replace(rows, values=torch.addcmul(rows.values * slope, size, bend))]
+            else:
+                parts = [replace(rows, values=rows.values.mul_(slope).addcmul_(size, bend))]
             paid |= fold.paid
         else:
             loss = relaxed.losses[at]
