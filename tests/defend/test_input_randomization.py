@@ -200,6 +200,8 @@ def test_a_budget_holds_and_black_boxes_confirm(net: nn.Module) -> None:
         ig.defend.input_randomization(hard, smallest=0.9, largest=1.0), pictures, labels, THREAT
     )
     assert torch.allclose(found.after.sum(1), torch.ones(6))
+    first = found.first_success[found.first_success >= 0]
+    assert bool((first >= 30).all()), "a label that reaches the goal is confirmed by 30 draws before it counts"
 
 
 def test_the_battery_sees_that_it_is_random(net: nn.Module) -> None:

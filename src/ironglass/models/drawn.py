@@ -109,6 +109,9 @@ class Drawn(Session):
     def _watched(self, x: Tensor, scores: Tensor, ids: Tensor) -> Tensor:
         return scores  # one draw is no success
 
+    def _watched_labels(self, x: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
+        return labels
+
     def _typical_noted(self, x: Tensor, scores: Tensor, rows: Tensor | None) -> Tensor:
         ids, _ = self._places(x, rows)
         typical, goal = self._typical(scores, ids), self._meter.goal

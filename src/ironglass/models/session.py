@@ -54,9 +54,7 @@ class Session:
         ids = self._charge("labels", x, rows)
         with self._meter.clock():
             labels = self._engine(ids).labels(x)
-        if self._meter.goal is not None:
-            self._meter.watch(x, self._meter.goal.reached_by(labels, ids).nonzero()[:, 0], ids)
-        return labels
+        return self._watched_labels(x, labels, ids)
 
     def scores(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Returns the logits ``(n, classes)``, without a graph."""
@@ -205,6 +203,11 @@ class Session:
     def _engine(self, ids: Tensor) -> Backend:
         """Returns where a pass runs that these rows of the ledger have just been charged for."""
         return self._backend
+
+    def _watched_labels(self, x: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
+        if self._meter.goal is not None:
+            self._meter.watch(x, self._meter.goal.reached_by(labels, ids).nonzero()[:, 0], ids)
+        return labels
 
     def _watched(self, x: Tensor, scores: Tensor, ids: Tensor) -> Tensor:
         if self._meter.goal is not None and self._backend is self._adapter.backend:
