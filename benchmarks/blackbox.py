@@ -134,8 +134,9 @@ def theirs(at: Subject, budget: int, found: dict[str, Any]) -> dict[str, tuple[s
         )
         runs["ART SimBA"] = (
             "simba",
-            artful(lambda a, c: a.SimBA(c, attack="px", epsilon=0.2, max_iter=budget // 2, verbose=False)),
-            chances=True,
+            artful(
+                lambda a, c: a.SimBA(c, attack="px", epsilon=0.2, max_iter=budget // 2, verbose=False), chances=True
+            ),
         )
         runs["ART ZOO"] = "zoo", artful(
             lambda a, c: a.ZooAttack(
