@@ -114,8 +114,9 @@ def theirs(at: Subject, budget: int, found: dict[str, Any]) -> dict[str, tuple[s
     runs: dict[str, tuple[str, Callable[[nn.Module], Tensor]]] = {}
     if "art" in found:
 
-        def artful(make: Callable[[Any, Any], Any]) -> Callable[[nn.Module], Tensor]:
+        def artful(make: Callable[[Any, Any], Any], chances: bool = False) -> Callable[[nn.Module], Tensor]:
             def run(net: nn.Module) -> Tensor:
+                net = nn.Sequential(net, nn.Softmax(1)).eval() if chances else net
                 art = importlib.import_module("art.estimators.classification")
                 wrapped = art.PyTorchClassifier(
                     net, nn.CrossEntropyLoss(), tuple(at.x.shape[1:]), nb_classes=1000, clip_values=(0.0, 1.0)
@@ -133,7 +134,9 @@ def theirs(at: Subject, budget: int, found: dict[str, Any]) -> dict[str, tuple[s
         )
         runs["ART SimBA"] = (
             "simba",
-            artful(lambda a, c: a.SimBA(c, attack="px", epsilon=0.2, max_iter=budget // 2, verbose=False)),
+            artful(
+                lambda a, c: a.SimBA(c, attack="px", epsilon=0.2, max_iter=budget // 2, verbose=False), chances=True
+            ),
         )
         runs["ART ZOO"] = "zoo", artful(
             lambda a, c: a.ZooAttack(
@@ -221,7 +224,7 @@ def reprogramme(budget: int) -> None:
         options: dict[str, Any] = {"shape": (3, 224, 224), "size": 112, "labels": 6}
         plain = ig.attack.reprogramming(model, data, epochs=0, **options)
         start = time.process_time()
-        program = ig.attack.reprogramming(model, data, epochs=epochs, samples=q, batch=10, **options)
+        program = ig.attack.reprogramming(model, data, epochs=epochs, samples=q, batch=20, lr=0.1, **options)
         cpu = time.process_time() - start
         asked = sum(program.queries.values())
         print(

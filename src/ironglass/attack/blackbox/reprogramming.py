@@ -14,7 +14,7 @@ from ironglass.core.errors import InputError
 from ironglass.core.findings import Table
 from ironglass.core.statistics import wilson
 from ironglass.models.adapter import Adapter, wrap
-from ironglass.ops.estimators import Kind, Probe, RandomDirections
+from ironglass.ops.estimators import Kind, Probe, RandomDirections, tile_of
 
 Pair = tuple[Tensor, Tensor]
 Progress = Callable[[int, int, float], None]
@@ -95,6 +95,7 @@ def reprogramming(
     radius: float = 0.1,
     lr: float = 0.05,
     focal: float = 0.0,
+    tile: int | None = None,
     directions: Kind = "signs",
     max_queries: int | None = None,
     seed: int = 0,
@@ -126,6 +127,8 @@ def reprogramming(
         radius: ``μ``, in units of ``W``.
         lr: the first rate of Adam.
         focal: exponent of the focal loss; 0 for cross-entropy.
+        tile: side of the squares of the frame's values that move alike; 1 for single values, a fourteenth of a picture
+            if None: the fewer they are, the more a query tells.
         directions: ``sphere``, ``gaussian``, or ``signs``: corners of a cube, cheap to draw.
         max_queries: pictures shown to the source at most; the learning ends where a step cannot be paid.
         seed: of directions and order.
@@ -163,7 +166,17 @@ def reprogramming(
     program = replace(program, mapping=mapping.to(y.device))
     left = None if max_queries is None else max_queries - queries
     losses, paid = _learn(
-        program, x, y, epochs, batch, RandomDirections(samples, radius, directions), lr, focal, left, seed, progress
+        program,
+        x,
+        y,
+        epochs,
+        batch,
+        RandomDirections(samples, radius, directions, tile_of(whole, tile)),
+        lr,
+        focal,
+        left,
+        seed,
+        progress,
     )
     options: dict[str, object] = {
         "labels": labels,
@@ -173,7 +186,7 @@ def reprogramming(
         "radius": radius,
         "lr": lr,
     }
-    options |= {"focal": focal, "directions": directions, "max_queries": max_queries, "seed": seed}
+    options |= {"focal": focal, "tile": tile, "directions": directions, "max_queries": max_queries, "seed": seed}
     return replace(program, losses=tuple(losses), queries={"mapping": queries, "learning": paid}, options=options)
 
 
