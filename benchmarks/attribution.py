@@ -145,13 +145,13 @@ def activations(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def relevance(options: argparse.Namespace) -> Iterator[Row]:
-    found = peers("zennit", "captum.attr")
     try:
         _shimmed()
         from torchvision import models
     except ImportError as error:
         print(f"relevance is left out: {error}", file=sys.stderr)
         return
+    found = peers("zennit")
     x = demo_data().x[: options.photos]
     for name in ("vgg16", "resnet50"):
         torch.manual_seed(0)
