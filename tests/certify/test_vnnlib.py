@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import ironglass as ig
+from enumeration import least, small_mlp
 from ironglass.core.errors import InputError
 from ironglass.core.properties import Case, Property, margin_property
 from ironglass.ops.branching import boxes, verify
@@ -15,7 +16,6 @@ from ironglass.ops.branching import problem as problems
 from ironglass.ops.branching.problem import Budget, make_problem
 from ironglass.ops.branching.witness import Witness
 from onnx_files import save_mlp, save_property
-from patterns import least, small_mlp
 
 pytest.importorskip("onnx", reason="needs the onnx extra")
 pytest.importorskip("onnxruntime", reason="needs the onnx extra")

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from enumeration import small_mlp
 from ironglass.core.properties import Verdict
 from ironglass.core.results import load
 from onnx_files import save_mlp, save_property
-from patterns import small_mlp
 
 from .conftest import Call
 

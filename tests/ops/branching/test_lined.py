@@ -3,13 +3,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from enumeration import small_mlp
 from ironglass.ops.bounds import Interval
 from ironglass.ops.branching.leaf import at_leaf
 from ironglass.ops.branching.lined import Lined, lined
 from ironglass.ops.capture import capture
 from ironglass.ops.linear import Relaxed, intervals
 from ironglass.ops.linear.backward import add
-from patterns import small_mlp
 
 LOW = torch.full((1, 3), 0.2, dtype=torch.float64)
 HIGH = LOW + 0.6
