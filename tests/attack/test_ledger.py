@@ -16,12 +16,15 @@ from ironglass.core.method import get
 from ironglass.core.results import AttackResult
 from ironglass.core.values import Threat
 from ironglass.run import Runner
-from nets import images
+from nets import images, small_cnn
 
 RADII = {"linf": 0.15, "l2": 0.8, "l1": 3.0, "l0": 5.0}
 CARDS = [card for card in catalogue().values() if card.decorator == "attack" and card.access in ("labels", "scores")]
 RUNS = [(card, norm) for card in CARDS for norm in card.norms]
-NEEDED: dict[str, dict[str, Any]] = {"difference_of_means": {"means": images(5, seed=9)}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "difference_of_means": {"means": images(5, seed=9)},
+    "transfer": {"source": small_cnn(seed=7).eval(), "steps": 3},
+}
 runs = pytest.mark.parametrize(("card", "norm"), RUNS, ids=[f"{card.name}-{norm}" for card, norm in RUNS])
 BUDGETS = (1, 2, 3, 4, 7, 20, 23, 61, 150)
 

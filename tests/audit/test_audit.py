@@ -198,6 +198,46 @@ def test_a_proof_that_an_attack_contradicts_stops_the_audit(
         ig.audit(net, data, eps=0.2, options=QUICK)
 
 
+def test_a_proof_that_a_smaller_change_contradicts_stops_it_too(
+    net: nn.Module, data: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a radius of the climb, where only the search for the smallest change has been."""
+    lie = lambda model, x, y, threat, **options: torch.full((len(x),), 1.0 if threat.eps < 0.15 else -1.0)  # noqa: E731
+    monkeypatch.setattr(get("interval"), "raw", lie)
+    with pytest.raises(MethodFailed, match=r"proven and broken at once: .* a bug of Ironglass"):
+        ig.audit(net, data, eps=0.2, options=QUICK, only=("interval", "fmn"))
+
+
+def test_every_sample_lies_between_what_is_proven_and_what_breaks_it(
+    net: nn.Module, data: tuple[Tensor, Tensor]
+) -> None:
+    report = ig.audit(net, data, eps=0.05, options=QUICK, only=("interval", "fast_lin", "pgd", "fmn", "random_noise"))
+    proof = next(section for section in report.sections if section.id == "proof")
+    tables = {table.id: table for table in proof.tables}
+    for row in tables["sandwich"].rows:
+        assert sum(int(cell.split(" ")[0]) for cell in row[1:]) == len(data[1])
+    proven, alive = proof.curves[0].series[0], proof.curves[0].series[-1]
+    assert proven.role == "proof"
+    assert max(proven.y) > min(proven.y)
+    for eps, share in zip(proven.x, proven.y, strict=True):
+        assert share <= max(y for x, y in zip(alive.x, alive.y, strict=True) if x >= eps) + 1e-9
+    for _, low, _, high in tables["sandwich-samples"].rows:
+        assert float(low) <= (float("inf") if high == "—" else float(high))
+    assert len(tables["sandwich-samples"].rows) == len(data[1])
+    at = {row[0]: int(row[1].split(" ")[0]) for row in tables["sandwich"].rows}
+    assert by_rule(report)["proven"].value == at["0.05"] / len(data[1])
+
+
+def test_a_promise_on_the_smoothed_classifier_is_no_proof(net: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    quick = QUICK | {"smoothing": {"samples": 50, "sigma": 0.5}}
+    report = ig.audit(net, data, norm="l2", eps=0.1, options=quick, only=("smoothing",))
+    proof = next(section for section in report.sections if section.id == "proof")
+    assert proof.sentence.startswith("Nothing is proven of the model itself")
+    assert [table.id for table in proof.tables] == ["smoothed"]
+    assert not proof.bars
+    assert "proven" not in by_rule(report)
+
+
 def test_a_black_box_is_audited_with_what_it_gives(data: tuple[Tensor, Tensor]) -> None:
     x, _ = data
     with torch.no_grad():
@@ -272,3 +312,25 @@ def test_results_are_kept_whole_in_the_cache(net: nn.Module, data: tuple[Tensor,
     assert first.cost == second.cost
     ig.Runner(net, cache=cache)(get("pgd"), x, y, ig.Linf(0.1), steps=4)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_labels_alone_break_has_its_line_its_finding_and_its_hint(
+    net: nn.Module, data: tuple[Tensor, Tensor]
+) -> None:
+    options = QUICK | {"square": {"max_queries": 200}, "hop_skip_jump": {"max_queries": 400}}
+    report = ig.audit(net, data, eps=0.2, options=options, only=("square", "hop_skip_jump"))
+    found = by_rule(report)
+    x, y = data
+    right = net(x).argmax(1) == y
+    jumps = ig.attack.hop_skip_jump(net, x, y, ig.Linf(0.2), max_queries=400, samples=20, tries=5)
+    assert found["labels_alone"].value == pytest.approx(float((right & ~jumps.success).sum() / right.sum()))
+    assert "From labels alone" in found["labels_alone"].verdict
+    assert found["labels_alone"].value < 0.9, "labels alone break some"
+    assert "Hiding the scores does not help" in found["labels_alone"].fix
+    assert "Hiding the scores does not help" in found["scores_alone"].fix
+    (curve,) = (curve for section in report.sections if section.id == "rights" for curve in section.curves)
+    assert [series.label for series in curve.series] == ["labels (HopSkipJump)", "scores (Square attack)"]
+    assert all(list(series.y) == sorted(series.y) for series in curve.series)
+    hidden = by_rule(ig.audit(net, data, eps=0.2, options=options, only=("square",)))
+    assert "labels_alone" not in hidden
+    assert "return labels instead of scores" in hidden["scores_alone"].fix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ FIXES = {
     "inputs must be trusted.",
     "noise": "Train with noise or augmentation: this weakness needs no adversary.",
     "scores_alone": "Limit and log queries, return labels instead of scores; and train against the threat.",
+    "labels_alone": "Hiding the scores does not help: labels alone suffice. Limit queries, watch for series of queries "
+    "that are nearly alike, and train against the threat.",
     "proven": "Train for provability (interval or CROWN-IBP training), take a smaller radius, or use tighter bounds.",
     "sanity": "Do not use this map to argue about the model; use one that passes.",
     "completeness": "Read this map as a ranking at most, or lower the tolerance of the method.",
@@ -103,15 +106,31 @@ def _robustness(found: Evidence, plan: Plan) -> Iterator[Finding]:
         alive = int((found.correct & ~found.attacks[control].success).sum())
         verdict = f"Random noise of the same size breaks {right - alive} of {right} correct answers"
         yield _share("noise", "break", alive, right, verdict, plan, control)
-    levels = [spent(found, names) for names in blind(found).values()]
-    if levels:
-        broken = _any([lost for lost, _ in levels])
-        alive = right - int(broken.sum())
-        least = _median([queries.where(lost, torch.inf)[broken] for lost, queries in levels])
-        after = f" after a median of {least:,.0f} queries" if int(broken.sum()) else ""
-        verdict = f"Without gradients, {right - alive} of {right} correct answers break{after}"
-        names = ", ".join(name for names in blind(found).values() for name in names)
-        yield _share("scores_alone", "rights", alive, right, verdict, plan, names)
+    yield from _rights(found, plan, right)
+
+
+def _rights(found: Evidence, plan: Plan, right: int) -> Iterator[Finding]:
+    """What falls without gradients at all, and to labels alone: so much is hiding the scores worth."""
+    levels = {level: spent(found, names) for level, names in blind(found).items()}
+    names = {level: ", ".join(known) for level, known in blind(found).items()}
+    if not levels:
+        return
+    by_labels = int(levels["labels"][0].sum()) if "labels" in levels else 0
+    alive, verdict = _fallen("Without gradients", list(levels.values()), right)
+    finding = _share("scores_alone", "rights", alive, right, verdict, plan, ", ".join(names.values()))
+    yield replace(finding, fix=FIXES["labels_alone"]) if finding.fix and by_labels else finding
+    if "labels" in levels and len(levels) > 1:
+        alive, verdict = _fallen("From labels alone", [levels["labels"]], right)
+        yield _share("labels_alone", "rights", alive, right, verdict, plan, names["labels"])
+
+
+def _fallen(how: str, levels: list[tuple[Tensor, Tensor]], right: int) -> tuple[int, str]:
+    """Returns how many right answers stand, and in words how many fall and after how many queries."""
+    broken = _any([lost for lost, _ in levels])
+    fallen = int(broken.sum())
+    least = _median([queries.where(lost, torch.inf)[broken] for lost, queries in levels])
+    after = f" after a median of {least:,.0f} queries" if fallen else ""
+    return right - fallen, f"{how}, {fallen} of {right} correct answers break{after}"
 
 
 def _minima(found: Evidence) -> Iterator[Finding]:
@@ -215,6 +234,8 @@ def _proofs(found: Evidence, plan: Plan) -> Iterator[Finding]:
     proven = int(_any([certificate.verified for certificate in found.certificates.values()]).sum())
     total = len(found.y)
     verdict = f"{proven} of {total} samples are proven to keep their label under {size(plan)}"
+    lost = int((~found.holds).sum())
+    verdict += f"; {lost} are broken, and of {total - proven - lost} neither is known"
     yield _share("proven", "proof", proven, total, verdict, plan, ", ".join(found.certificates))
 
 

@@ -55,9 +55,11 @@ class Meter:
         self.forward += len(ids)
         self.backward += backward * len(ids)
 
-    def watch(self, x: Tensor, reached: Tensor, ids: Tensor) -> None:
-        """Notes the samples that these inputs bring to the goal for the first time, within what is allowed."""
-        hits = (reached & (self.first_success[ids] < 0)).nonzero()[:, 0]
+    def watch(self, x: Tensor, hits: Tensor, ids: Tensor) -> None:
+        """Notes the samples that the inputs ``hits (k,)`` bring to the goal for the first time, if near enough."""
+        if not len(hits):
+            return
+        hits = hits[self.first_success[ids[hits]] < 0]
         if self.within is not None and len(hits):
             hits = hits[self.within(x[hits], ids[hits])]
         if len(hits):

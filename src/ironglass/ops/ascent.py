@@ -31,6 +31,7 @@ def ascend(
     loss: Loss,
     start: Tensor | None = None,
     decay: float | None = None,
+    onward: bool = False,
 ) -> Climb:
     r"""Climbs the loss within the threat; samples that reach the goal, or whose budget is spent, leave the batch.
 
@@ -50,6 +51,7 @@ def ascend(
         start: where to start ``(N, *shape)``; ``x`` if None.
         decay: of the momentum, if not None: the steps then follow the sum of all gradients so far, each divided by its
             mean size, with those before weighted down by ``decay`` a step.
+        onward: go on after the goal is reached, to the greatest margin: what is to fool another model too needs some.
     """
     point = x.clone() if start is None else start
     margin_of = goal.loss("margin")
@@ -66,7 +68,7 @@ def ascend(
             scores = model.scores(here, active)
         else:
             _, grad, scores = model.value_and_grad(here, loss, active)
-        reached = goal.reached(scores, active)
+        reached = goal.reached(scores, active) & (not onward)
         margin = torch.where(reached, torch.inf, margin_of(scores, active).to(best_margin.dtype))
         better = margin > best_margin[active]
         best[active[better]], best_margin[active[better]] = here[better], margin[better]

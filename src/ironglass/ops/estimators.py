@@ -102,6 +102,7 @@ class RandomDirections:
         tile: side of the squares of values that move alike, see `tile_of`: then the gradient is that of the squares.
         antithetic: both ends of each direction, in place of one end and the middle.
         vote: sum the signs of each direction's estimate, in place of the estimates.
+        center: take the values' own mean for the one at the point, which need not be known.
     """
 
     count: int = 10
@@ -110,6 +111,7 @@ class RandomDirections:
     tile: int = 1
     antithetic: bool = False
     vote: bool = False
+    center: bool = False
 
     def __post_init__(self) -> None:
         if self.count < 1 or not self.radius > 0:
@@ -120,12 +122,12 @@ class RandomDirections:
     @property
     def needs_base(self) -> bool:
         """Whether the value at the point itself is used."""
-        return not self.antithetic
+        return not (self.antithetic or self.center)
 
     @property
     def least(self) -> int:
         """The fewest queries that give an estimate."""
-        return 2 if self.antithetic else 1
+        return 2 if self.antithetic or self.center else 1
 
     def __call__(self, at: Probe, control: Control | None = None) -> Tensor:
         r"""Returns the estimates ``(n, *shape)``, or ``(n, m, *shape)`` of a function with ``m`` values.
@@ -149,11 +151,12 @@ class RandomDirections:
         squares = dims / _area(point.shape[1:], self.tile)
         count = (at.left.clamp(min=0) // per).clamp(max=self.count)
         total: Tensor | None = None
+        level, drift = point.new_zeros(len(point)), torch.zeros_like(point.flatten(1)) if self.center else point
         for start in range(0, self.count, width):
             size = min(width, self.count - start)
             drawn = (size, *point.shape[1:])
-            move = directions(at.draws, self.kind, drawn, at.rows, point.dtype, at.mask, dims, self.tile)
-            move, here = move.mul_(self.radius), (count - start).clamp(0, size)
+            move = directions(at.draws, self.kind, drawn, at.rows, point.dtype, at.mask, dims, self.tile, self.radius)
+            here = (count - start).clamp(0, size)
             pair = point.new_empty((len(point), size, per, *point.shape[1:]))
             torch.add(point[:, None], move, out=pair[:, :, 0])
             if per == 2:
@@ -165,16 +168,21 @@ class RandomDirections:
             if control is not None:
                 assert at.base is not None
                 change = change - (at.base - control.base)[:, None]
-            elif not self.antithetic:
+            elif self.needs_base:
                 assert at.base is not None
                 change = change - at.base[:, None]
             asked = torch.arange(size, device=move.device) < here[:, None]
             change = torch.where(asked.reshape(*asked.shape, *(1,) * (change.ndim - 2)), change, 0).to(move.dtype)
             if self.vote:
                 change, move = change.sign(), move.sign()
+            if self.center:
+                level += change.sum(1)
+                drift += torch.einsum("nk,nkd->nd", asked.to(move.dtype), move.flatten(2))
             summed: Tensor = torch.einsum("nk...,nkd->n...d", change, move.flatten(2))
             total = summed if total is None else total + summed
         assert total is not None
+        if self.center:
+            total = total - (level / count.clamp(min=1))[:, None] * drift
         if not self.vote:
             factor = 1.0 if self.kind == "gaussian" else squares.to(total.dtype)
             length = self.radius**2 * (2 if self.antithetic else 1)  # moves are as long as differences are wide
@@ -193,6 +201,7 @@ def directions(
     mask: Tensor | None = None,
     dims: Tensor | None = None,
     tile: int = 1,
+    radius: float = 1.0,
 ) -> Tensor:
     """Returns random directions ``(n, *shape)``, with ``shape = (count, *of a sample)``; 0 outside the mask.
 
@@ -205,10 +214,14 @@ def directions(
         mask: which coordinates count ``(n or 1, *of a sample)``; None for all.
         dims: how many they are ``(n or 1,)``; counted if None.
         tile: side of the squares of values that are alike.
+        radius: their length, in place of 1.
     """
     small = tuple(-(-side // tile) for side in shape[-2:]) if len(shape) > 2 else (-(-shape[-1] // tile),)
     drawn = (*shape[: len(shape) - len(small)], *small)
-    u = packed_signs(draws, drawn, rows, dtype) if kind == "signs" else draws.normal(drawn, rows, dtype)
+    if kind == "signs":
+        u = packed_signs(draws, drawn, rows, dtype, 1.0 if mask is not None else radius / math.prod(shape[1:]) ** 0.5)
+    else:
+        u = draws.normal(drawn, rows, dtype)
     if tile > 1:
         u = enlarged(u, shape, tile)
         if kind == "gaussian":
@@ -216,18 +229,19 @@ def directions(
     if mask is not None:
         u = u * mask[:, None]
         dims = mask.expand(len(mask), *shape[1:]).flatten(1).sum(1) if dims is None else dims
+        if kind == "signs":
+            u.mul_((radius * dims.clamp(min=1).to(dtype) ** -0.5).reshape(-1, *(1,) * len(shape)))
     if kind == "signs":
-        size = math.prod(shape[1:]) ** -0.5 if mask is None or dims is None else dims.clamp(min=1).to(dtype) ** -0.5
-        return u.mul_(size if isinstance(size, float) else size.reshape(-1, *(1,) * len(shape)))
+        return u
     if kind == "sphere":
         length = torch.linalg.vector_norm(u.flatten(2), dim=2).clamp(min=torch.finfo(dtype).tiny)
-        u = u / length.reshape(*length.shape, *(1,) * (len(shape) - 1))
-    return u
+        return u.mul_((radius / length).reshape(*length.shape, *(1,) * (len(shape) - 1)))
+    return u.mul_(radius) if radius != 1 else u
 
 
 def enlarged(small: Tensor, shape: tuple[int, ...], tile: int) -> Tensor:
     """Returns squares of ``tile`` values in place of each value, cut to ``shape`` at the end of the last two axes."""
-    lines = small.repeat_interleave(tile, -1)[..., : shape[-1]]
+    lines = small[..., None].expand(*small.shape, tile).flatten(-2)[..., : shape[-1]]
     if len(shape) == 2:
         return lines
     *lead, tall, wide = lines.shape
@@ -262,13 +276,13 @@ BITS = 48
 """Signs that one draw is cut into."""
 
 
-def packed_signs(draws: Draws, shape: tuple[int, ...], rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns -1 or 1 with equal chance ``(n, *shape)``: many signs a draw, so far cheaper than `Draws.signs`."""
+def packed_signs(draws: Draws, shape: tuple[int, ...], rows: Tensor, dtype: torch.dtype, length: float = 1.0) -> Tensor:
+    """Returns minus or plus ``length`` with equal chance ``(n, *shape)``: many signs a draw, so cheap."""
     size = math.prod(shape)
     bits = draws.below(1 << BITS, (-(-size // BITS),), rows)
     octets = bits.view(torch.uint8).reshape(len(bits), -1, 8)[..., : BITS // 8]
     octet = torch.arange(256, device=bits.device)
-    table = ((octet[:, None] >> torch.arange(8, device=bits.device)) & 1).to(dtype) * 2 - 1
+    table = ((octet[:, None] >> torch.arange(8, device=bits.device)) & 1).to(dtype) * (2 * length) - length
     return F.embedding(octets.to(torch.int32), table).flatten(1)[:, :size].reshape(-1, *shape)
 
 

@@ -32,7 +32,7 @@ def margins(graph: Graph, start: Interval, y: Tensor, values: dict[int, Interval
     Raises:
         InputError: if the network does not return one score a class.
     """
-    tail, ends = _tail(graph)
+    tail, ends = tail_of(graph)
     last = len(graph.steps) - 1
     if values is None:
         values = propagate(graph, start, {last, *ends, *(i for index in tail for i in graph.steps[index].inputs)})
@@ -51,8 +51,8 @@ def margins(graph: Graph, start: Interval, y: Tensor, values: dict[int, Interval
     return torch.maximum(least - (lost.gather(1, own) + lost), separate).scatter(1, own, 0.0)
 
 
-def _tail(graph: Graph) -> tuple[list[int], list[int]]:
-    """The affine steps that lead to the output, last first, and the steps before them."""
+def tail_of(graph: Graph) -> tuple[list[int], list[int]]:
+    """Returns the affine steps that lead to the output, last first, and the steps before them."""
     tail: list[int] = []
     ends: list[int] = []
     seen = {len(graph.steps) - 1}

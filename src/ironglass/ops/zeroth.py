@@ -52,10 +52,21 @@ class BlackBox:
         threat: norm, radius and mask.
         max_queries: queries a sample; one whose own budget is smaller stops there.
         also: losses whose values are wanted beside the margin.
+        labels: ask for labels alone; then the margin is 1 where the goal is reached, and -1 elsewhere.
+        enough: with an infinite eps, a length at which a sample is done all the same.
     """
 
     def __init__(
-        self, model: Model, x: Tensor, goal: Goal, threat: Threat, *, max_queries: int, also: Sequence[Loss] = ()
+        self,
+        model: Model,
+        x: Tensor,
+        goal: Goal,
+        threat: Threat,
+        *,
+        max_queries: int,
+        also: Sequence[Loss] = (),
+        labels: bool = False,
+        enough: float = -1.0,
     ) -> None:
         if max_queries < 1:
             raise InputError(f"max_queries={max_queries}: at least 1 is needed", "e.g. max_queries=5000")
@@ -63,8 +74,10 @@ class BlackBox:
         self.minimum = threat.eps == float("inf")
         self.best, self.margin = x.clone(), x.new_full((len(x),), -torch.inf)
         self.length = torch.full_like(self.margin, torch.inf)
+        self._done = enough * (1 + 1e-6) if self.minimum else float("inf")
         self._start, self._limit = model.left(), max_queries
         self._losses: tuple[Loss, ...] = (goal.loss("margin"), *also)
+        self._labels = labels
         reach = threat.eps if threat.norm == "linf" else float("inf")
         self._low, self._high = (x - reach).clamp(min=model.bounds.low), (x + reach).clamp(max=model.bounds.high)
         if threat.mask is not None:
@@ -75,13 +88,18 @@ class BlackBox:
         """Which samples have reached the goal ``(N,)``."""
         return self.length < torch.inf
 
+    def done(self, rows: Tensor) -> Tensor:
+        """Returns which rows are asked no more ``(n,)``: the goal is reached, near enough."""
+        return self.length[rows] < self._done
+
     def spent(self, rows: Tensor) -> Tensor:
         """Returns the queries made so far ``(n,)``."""
         return self._start[rows] - self.model.left(rows)
 
     def left(self, rows: Tensor) -> Tensor:
         """Returns the queries each sample may still make ``(n,)``."""
-        return self.model.left(rows).minimum(self._limit - self.spent(rows)).clamp(min=0)
+        left = self.model.left(rows)
+        return left.minimum(self._limit - self._start[rows] + left).clamp_(min=0)
 
     def limit(self, max_queries: int) -> None:
         """Lets each sample make that many queries in all."""
@@ -89,8 +107,7 @@ class BlackBox:
 
     def open(self, rows: Tensor, least: int = 1) -> Tensor:
         """Returns which rows go on ``(n,)``: those not done that have ``least`` queries left."""
-        on = self.left(rows) >= least
-        return on if self.minimum else on & ~self.found[rows]
+        return (self.left(rows) >= least) & ~self.done(rows)
 
     def scale(self, finite: float, infinite: float) -> float:
         """Returns a length for single values: a part of what eps allows each, or of the span where eps is infinite."""
@@ -105,18 +122,25 @@ class BlackBox:
         mask = self.threat.take(rows).mask
         return None if mask is None else (mask != 0).to(self.x.dtype)
 
+    def room(self, direction: Tensor, rows: Tensor) -> Tensor:
+        """Returns which values of points ``(n, k, *shape)`` can move that way at all."""
+        x = self.x[rows, None]
+        return torch.where(direction > 0, x < self._high[rows, None], x > self._low[rows, None])
+
     def place(self, points: Tensor, rows: Tensor) -> Tensor:
         """Returns points ``(n, k, *shape)`` moved into bounds and mask, then drawn towards the samples into the ball.
 
         In linf that is the nearest point, in l2 and l1 about as near; in l0 there is no such move.
         """
-        points = torch.clamp(points, self._low[rows, None], self._high[rows, None])
+        whole = len(rows) == len(self.x)  # rows are in order: then they are all of them
+        low, high, x = (part[:, None] if whole else part[rows, None] for part in (self._low, self._high, self.x))
+        points = torch.clamp(points, low, high)
         if self.minimum or self.threat.norm in ("linf", "l0"):
             return points
-        length = self._length(points, rows)
-        share = torch.where(length > self.threat.eps, self.threat.eps / length, 1)
-        origin = self.x[rows, None]
-        return origin + (points - origin) * share.reshape(*share.shape, *(1,) * (points.ndim - 2))
+        share = (self.threat.eps / self._length(points, rows)).clamp_(max=1)
+        if bool((share < 1).any()):
+            torch.lerp(x, points, share.reshape(*share.shape, *(1,) * (points.ndim - 2)), out=points)
+        return points
 
     def project(self, points: Tensor, rows: Tensor) -> Tensor:
         """Returns the points ``(n, *shape)`` of ball, bounds and mask that are nearest to these."""
@@ -127,27 +151,23 @@ class BlackBox:
 
         Args:
             points: k of each row; moved by `place` first.
-            rows: their samples ``(n,)``, each once.
-            count: how many points of each row are asked ``(n,)``, no more than are left; all if None. Of a sample that
-                is done none are.
+            rows: their samples ``(n,)``, each once, in rising order.
+            count: how many points of each row are asked ``(n,)``, or which of them, bool ``(n, k)``: no more than are
+                left; all if None. Of a sample that is done none are.
 
         Returns:
             Values ``(n, k)``, or ``(n, k, losses)``; 0 for points that are not asked.
         """
         points = self.place(points, rows)
         n, k = points.shape[:2]
-        if not self.minimum and bool((done := self.found[rows]).any()):
-            count = torch.where(done, 0, torch.full_like(rows, k) if count is None else count)
-        whole = count is None or bool((count >= k).all())
-        asked = None if whole else (torch.arange(k, device=rows.device) < count[:, None])  # type: ignore[index]
+        asked = self._asked(rows, k, count)
         flat = points.flatten(0, 1) if asked is None else points[asked]
         values = points.new_zeros((n, k, len(self._losses)))
         if not len(flat):
             return values if len(self._losses) > 1 else values[..., 0]
-        ids = rows.repeat_interleave(k) if asked is None else rows[:, None].expand(n, k)[asked]
-        scores = self.model.scores(flat, ids)
-        got = torch.stack([loss(scores, ids).to(points.dtype) for loss in self._losses], -1)
-        hits = self.goal.reached(scores, ids)
+        ids = rows if k == 1 else rows.repeat_interleave(k)
+        ids = ids if asked is None else ids[asked.flatten()]
+        got, hits = self._look(flat, ids)
         if asked is None:
             values, reached = got.reshape(n, k, -1), hits.reshape(n, k)
         else:
@@ -156,24 +176,55 @@ class BlackBox:
         self._keep(points, values[..., 0], reached, asked, rows)
         return values if len(self._losses) > 1 else values[..., 0]
 
+    def _asked(self, rows: Tensor, k: int, count: Tensor | None) -> Tensor | None:
+        """Returns which points are asked ``(n, k)``; None for all."""
+        done = self.done(rows)
+        on = None if not bool(done.any()) else ~done[:, None].expand(-1, k)
+        if count is not None:
+            chosen = count if count.dtype == torch.bool else torch.arange(k, device=rows.device) < count[:, None]
+            if not bool(chosen.all()):
+                on = chosen if on is None else on & chosen
+        return on
+
+    def _look(self, points: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the losses ``(m, losses)`` of points, and whether they reach the goal ``(m,)``."""
+        if self._labels:
+            hits = self.goal.reached_by(self.model.labels(points, ids), ids)
+            return (hits.to(points.dtype) * 2 - 1)[:, None], hits
+        scores = self.model.scores(points, ids)
+        got = [loss(scores, ids).to(points.dtype) for loss in self._losses]
+        hits = got[0] >= 0  # those that do not reach the goal for certain are out
+        if bool(hits.any()):
+            hits[hits.clone()] = self.goal.reached(scores[hits], ids[hits])
+        return got[0][:, None] if len(got) == 1 else torch.stack(got, -1), hits
+
     def _length(self, points: Tensor, rows: Tensor) -> Tensor:
-        n, k = points.shape[:2]
-        return lp.norm((points - self.x[rows, None]).flatten(0, 1), self.threat.norm).reshape(n, k)
+        x = self.x[:, None] if len(rows) == len(self.x) else self.x[rows, None]
+        return lp.norm((points - x).flatten(0, 1), self.threat.norm).reshape(points.shape[:2])
 
     def _keep(self, points: Tensor, margin: Tensor, reached: Tensor, asked: Tensor | None, rows: Tensor) -> None:
         """Notes the best of these points: the shortest that reaches the goal in the ball, else the greatest margin."""
-        inside = margin.isfinite() if asked is None else asked & margin.isfinite()
-        length = torch.zeros_like(margin)
-        if self.minimum or (self.threat.norm == "l0" and bool(reached.any())):
-            length = self._length(points, rows)
-            reached = reached & (length <= self.threat.eps * (1 + 1e-6))
         if bool(reached.any()):
-            shortest, at = torch.where(reached, length, torch.inf).min(1)
-            hit = shortest < self.length[rows]
-            self.best[rows[hit]], self.length[rows[hit]] = points[hit, at[hit]], shortest[hit]
+            self._shorten(points, reached, rows)
+        unlucky = ~self.found[rows]
+        if self._labels or not bool(unlucky.any()):
+            return
+        inside = margin.isfinite() if asked is None else asked & margin.isfinite()
         top, at = torch.where(inside, margin, -torch.inf).max(1)
-        better = (top > self.margin[rows]) & ~self.found[rows]
-        self.best[rows[better]], self.margin[rows[better]] = points[better, at[better]], top[better]
+        better = ((top > self.margin[rows]) & unlucky).nonzero()[:, 0]
+        if len(better):
+            self.best[rows[better]], self.margin[rows[better]] = points[better, at[better]], top[better]
+
+    def _shorten(self, points: Tensor, reached: Tensor, rows: Tensor) -> None:
+        """Keeps the shortest of the points that reach the goal, where it is shorter than what is kept."""
+        length = torch.where(reached, 0.0, torch.inf).to(points.dtype)
+        if self.minimum or self.threat.norm == "l0":
+            row, column = reached.nonzero(as_tuple=True)
+            size = lp.norm(points[row, column] - self.x[rows[row]], self.threat.norm)
+            length[row, column] = torch.where(size <= self.threat.eps * (1 + 1e-6), size, torch.inf)
+        shortest, at = length.min(1)
+        hit = shortest < self.length[rows]
+        self.best[rows[hit]], self.length[rows[hit]] = points[hit, at[hit]], shortest[hit]
 
 
 def climb(

@@ -84,10 +84,10 @@ def simba(
     while len(rows := rows[box.open(rows) & ~box.found[rows]]):
         index = order[rows, turn[rows] % order.shape[1]]
         move = vectors(index) * lp.column(step_size * sign[rows], x)
-        tried = box.project(point[rows] + move, rows)
-        now = box.ask(tried[:, None], rows)[:, 0]
+        tried = box.place((point[rows] + move)[:, None], rows)
+        now = box.ask(tried, rows)[:, 0]
         better = now > value[rows]
-        point[rows[better]], value[rows[better]] = tried[better], now[better]
+        point[rows[better]], value[rows[better]] = tried[better, 0], now[better]
         over = better | (sign[rows] < 0)
         turn[rows] += over
         sign[rows] = torch.where(over, 1.0, -1.0).to(sign.dtype)

@@ -30,7 +30,13 @@ WINDOW = 1 << 12
 """How many values a window has at most, as a rule."""
 
 
-def intervals(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes = "adaptive") -> dict[int, Interval]:
+def intervals(
+    graph: Graph,
+    start: Interval,
+    how: How = "linear",
+    slopes: Slopes = "adaptive",
+    known: Mapping[int, Interval] | None = None,
+) -> dict[int, Interval]:
     """Returns the intervals of all steps by index.
 
     Args:
@@ -39,11 +45,19 @@ def intervals(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes
         how: ``interval`` carries them forward alone. ``linear`` also pulls a row back for each value that a nonlinear
             step reads and may bend, and keeps the tighter of both.
         slopes: how lines are chosen.
+        known: intervals of some steps that hold already, such as those of a region around this one. What they show not
+            to be bent gets no row.
     """
-    return dict(bounded(graph, start, how, slopes).values)
+    return dict(bounded(graph, start, how, slopes, known).values)
 
 
-def bounded(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes = "adaptive") -> Relaxed:
+def bounded(
+    graph: Graph,
+    start: Interval,
+    how: How = "linear",
+    slopes: Slopes = "adaptive",
+    known: Mapping[int, Interval] | None = None,
+) -> Relaxed:
     """Returns the intervals of all steps as `intervals` does, with the lines and losses that they lead to.
 
     Raises:
@@ -55,6 +69,8 @@ def bounded(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes =
     readers, work = _readers(graph), 0
     for index, step in enumerate(graph.steps):
         values[index] = bound(step, [values[i] for i in step.inputs]) if step.inputs else start
+        if known is not None and index in known:
+            values[index] = both(values[index], known[index])
         mixed[index] = _mixed(graph, index, mixed, start)
         if not index:
             continue
@@ -66,6 +82,12 @@ def bounded(graph: Graph, start: Interval, how: How = "linear", slopes: Slopes =
                 values[index] = _tightened(start, relaxed, index, bends)
                 mixed[index] = 1
     return relaxed
+
+
+def both(one: Interval, other: Interval) -> Interval:
+    """Returns what lies in both of two intervals that hold."""
+    lower = torch.where(other.lower > one.lower, other.lower, one.lower)
+    return Interval(lower, torch.where(other.upper < one.upper, other.upper, one.upper), one.ball)
 
 
 def margins(

@@ -11,7 +11,7 @@ from torch import Tensor
 from ironglass.ops.bounds import Interval, bound
 
 from .backward import Relaxed, add
-from .engine import row_bounds, tightened
+from .engine import both, row_bounds, tightened
 from .relaxations import Lines
 from .slopes import climbed
 
@@ -44,7 +44,7 @@ def sharpened(
     ours = Relaxed(graph, values)
     for index, step in enumerate(graph.steps):
         found = bound(step, [values[i] for i in step.inputs]) if step.inputs else start
-        values[index] = _both(found, old[index])
+        values[index] = both(found, old[index])
         if not index:
             continue
         add(ours, index)
@@ -57,11 +57,6 @@ def sharpened(
 
 def _climb(steps: int, rate: float, start: Interval, rows: Tensor, relaxed: Relaxed, *, at: int) -> Tensor:
     return climbed(start, rows, relaxed, at=at, steps=steps, rate=rate)[0]
-
-
-def _both(one: Interval, other: Interval) -> Interval:
-    lower = torch.where(other.lower > one.lower, other.lower, one.lower)
-    return Interval(lower, torch.where(other.upper < one.upper, other.upper, one.upper), one.ball)
 
 
 def _costly(relaxed: Relaxed, tape: Mapping[int, Tensor], share: float) -> dict[int, Tensor]:

@@ -109,7 +109,12 @@ def minimizer(a: Tensor, start: Interval, unit: float = 0.0) -> Tensor:
 
 
 def replayed(
-    start: Interval, relaxed: Relaxed, tape: Mapping[int, Tensor], slopes: Mapping[int, Tensor], at: int | None = None
+    start: Interval,
+    relaxed: Relaxed,
+    tape: Mapping[int, Tensor],
+    slopes: Mapping[int, Tensor],
+    at: int | None = None,
+    point: Tensor | None = None,
 ) -> Slope:
     """Returns what each nonlinear step reads ``(N, R, *shape)`` when every row's minimizer runs through its own lines.
 
@@ -119,9 +124,10 @@ def replayed(
         tape: rows at each nonlinear step's output, and at the input, from `lower`.
         slopes: that the rows took.
         at: the step that the rows began at.
+        point: what runs in the minimizers' place ``(N, any, *shape)``, where the rows' lines are the same for all.
     """
     graph = relaxed.graph
-    point = minimizer(tape[0], start, unit_of(graph, tape[0].dtype))
+    point = minimizer(tape[0], start, unit_of(graph, tape[0].dtype)) if point is None else point
     lead = point.shape[:2]
     values = {0: point}
     seen: Slope = {}
@@ -146,8 +152,8 @@ def replayed(
         else:
             windows = inputs[0].flatten(-lines.pool.dims)[..., lines.pool.places]
             low, high = (
-                ((side.slope[:, None] * windows).sum(-1) + side.offset[:, None]).reshape(row.shape)
+                ((side.slope[:, None] * windows).sum(-1) + side.offset[:, None]).reshape(*lead, *row.shape[2:])
                 for side in (lines.lower, lines.upper)
             )
-        values[index] = torch.where(row >= 0, low, high)
+        values[index] = torch.where(row[:, :1] >= 0 if row.shape[1] != lead[1] else row >= 0, low, high)
     return seen
