@@ -20,12 +20,14 @@ from .relaxations import Slopes
 from .windows import supported, window_bounds
 
 How = Literal["linear", "interval"]
-MOST = 1 << 31
-"""Up to how many values of rows are pulled back for one sample: some minutes."""
+MOST = 1 << 29
+"""Up to how many values of rows are pulled back for one sample: about a minute."""
 HELD = 1 << 20
 """How many values of rows are held at a time: as much as fast memory holds."""
 WIDE = 1 << 23
-"""How many, were they not windows, where rows are."""
+"""How many where memory is touched but once."""
+WINDOW = 1 << 12
+"""How many values a window has at most, as a rule."""
 
 
 def intervals(
@@ -273,7 +275,7 @@ def tightened(
     """
     x = relaxed.values[index]
     widest = widest_of(relaxed.graph, index)
-    held = (HELD if count is None else WIDE) // (2 * widest)
+    held = HELD // (2 * widest) if count is None else WIDE // (2 * min(widest, WINDOW))
     samples = 1 if count is not None else max(1, held // places.shape[1])
     parts = []
     for first in range(0, len(places), samples):

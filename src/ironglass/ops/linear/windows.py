@@ -23,6 +23,8 @@ from .backward import BLOCK, Nonlinear, Relaxed, pulled, unit_of
 
 _COVERS = 0.5
 """The share of a map from which on a window is not worth it."""
+_HELD = 1 << 22
+"""How many values of rows on whole maps are held at a time."""
 _DENSER = 12
 """How many times more products a matrix may take than the convolution it stands for."""
 
@@ -277,14 +279,21 @@ def _whole(
     at: int,
     places: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Goes on with whole maps: both ways beside each other, ``(N, 2 k, …)``."""
-    many = places.shape[1]
-    whole = {}
-    for i, rows in waiting.items():
-        spread = maps.spread(rows, relaxed.graph.steps[i].shape)
-        spread = spread.reshape(2, len(places), many, *spread.shape[2:])
-        whole[i] = torch.cat([spread[0], spread[1]], 1)
-    gained = total.reshape(2, len(places), many)
-    found = pulled(start, relaxed, whole, torch.cat([gained[0], gained[1]], 1), paid, at)
-    lower, upper = found.chunk(2, 1)
+    """Goes on with whole maps, some rows at a time, both ways beside each other: ``(N, 2 k, …)``."""
+    shapes = [relaxed.graph.steps[i].shape for i in range(at + 1)]
+    size = max(1, _HELD // (2 * len(places) * max(math.prod(shape) for shape in shapes)))
+    total = total.reshape(2, *places.shape)
+    found = []
+    for first in range(0, places.shape[1], size):
+        part = slice(first, first + size)
+        ours = _Maps(places[:, part] % math.prod(maps.grid), maps.grid)
+        whole = {}
+        for i, rows in waiting.items():
+            values = rows.values.reshape(2, *places.shape, *rows.values.shape[2:])[:, :, part].flatten(1, 2)
+            spread = ours.spread(replace(rows, values=values), shapes[i])
+            spread = spread.reshape(2, len(places), -1, *spread.shape[2:])
+            whole[i] = torch.cat([spread[0], spread[1]], 1)
+        some = torch.cat([total[0, :, part], total[1, :, part]], 1)
+        found.append(pulled(start, relaxed, whole, some, set(paid), at).chunk(2, 1))
+    lower, upper = (torch.cat(ends, 1) for ends in zip(*found, strict=True))
     return lower, upper
