@@ -10,7 +10,8 @@ from torch import Tensor
 from .problem import Budget, Problem, Settled
 from .witness import Witness
 
-STEPS, HELD = 60, 1 << 22
+STEPS, FIRST, LAST, MOMENTUM = 60, 2.0, 0.02, 0.75
+HELD = 1 << 22
 
 
 def falsified(
@@ -20,9 +21,11 @@ def falsified(
 
     From random points, corners and the centre of the box, the best of each case go on:
 
-    .. math:: x \leftarrow \Pi\bigl(x - \alpha_t\, r \odot \mathrm{sign} \nabla \max_i (A y - b)_i\bigr)
+    .. math:: v \leftarrow \mu v + g / \|g\|_1, \quad g = \nabla \max_i (A y - b)_i, \qquad
+        x \leftarrow \Pi\bigl(x - \alpha_t\, r \odot \mathrm{sign}\, v\bigr)
 
-    with r half the box's sides and :math:`\alpha_t` falling from 1/2 to 1/50 on a cosine. Each point on the way counts.
+    with r half the box's sides and :math:`\alpha_t` falling from 2 to 1/50 on a cosine: it begins by leaping from
+    corner to corner, out of places where the network is flat. Each point on the way counts.
 
     Args:
         problem: the network and its cases.
@@ -72,6 +75,7 @@ def descended(problem: Problem, witness: Witness, budget: Budget, x: Tensor, own
     low, high = (end.reshape(1, *problem.shape) for end in problem.cases[0].rounded(problem.dtype))
     x = problem.inside(x)
     reach = (high - low) / 2
+    pace = torch.zeros_like(x)
     rows, limits = problem.rows[owner].to(x.dtype), problem.limits[owner].to(x.dtype)
     for step in range(STEPS):
         if budget.late:
@@ -85,6 +89,8 @@ def descended(problem: Problem, witness: Witness, budget: Budget, x: Tensor, own
             place = witness.first(problem.cases[case], own)
             if place is not None:
                 return Settled(-torch.inf, own[place : place + 1], case, "an attack breaks it")
-        size = 0.02 + 0.48 * (1 + math.cos(math.pi * step / STEPS)) / 2
-        x = torch.minimum(torch.maximum(x.detach() - size * reach * slope.sign(), low), high)
+        size = LAST + (FIRST - LAST) * (1 + math.cos(math.pi * step / STEPS)) / 2
+        length = slope.abs().flatten(1).sum(1).clamp(min=torch.finfo(x.dtype).tiny)
+        pace = MOMENTUM * pace + slope / length.reshape(-1, *(1,) * (x.ndim - 1))
+        x = torch.minimum(torch.maximum(x.detach() - size * reach * pace.sign(), low), high)
     return None

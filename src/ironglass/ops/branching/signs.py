@@ -22,6 +22,8 @@ from .witness import Witness
 
 HELD = 1 << 24
 """How many values of rows are held at a time."""
+EVERY, EAGER = 4, 32
+"""After so many turns the points of so many parts, those with the lowest bounds, are descended from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class _Search:
     proven: float = torch.inf
     seen: float = torch.inf
     open_leaves: int = 0
+    turns: int = 0
     found: Settled | None = None
 
     @property
@@ -194,7 +197,13 @@ class _Search:
     def settled(self, parts: Parts, best: Raised) -> Parts:
         """The parts with what the ascent found; a half is never worse than its whole. Tries their worst points."""
         bound = torch.maximum(self.over(best.bound, parts.case), parts.bound)
-        self.tried(self.net.corner(best.pulled), parts.case)
+        corners = self.net.corner(best.pulled)
+        self.tried(corners, parts.case)
+        self.turns += 1
+        if self.turns % EVERY == 0 and self.witness is not None and self.found is None and self.effort.gap is None:
+            worst = bound.argsort(stable=True)[:EAGER]
+            points, owner = corners[worst].flatten(0, 1), parts.case[worst].repeat_interleave(corners.shape[1])
+            self.found = descended(self.problem, self.witness, self.budget, points, owner)
         alphas = parts.alphas | best.alphas
         betas = {step: best.betas.get(step, value) for step, value in parts.betas.items()}
         return Parts(parts.case, bound, parts.signs, alphas, betas)
