@@ -188,18 +188,24 @@ def _propagated(name: str, net: nn.Module, x: Tensor, found: dict[str, Any], mod
     small = F.interpolate(x[:1], size=64).double()
 
     def boxed(x: Tensor) -> Any:
-        return composites.EpsilonGammaBox(torch.zeros_like(x), torch.ones_like(x), canonizers=canonizers)
+        return composites.EpsilonGammaBox(
+            torch.zeros_like(x), torch.ones_like(x), stabilizer=1e-12, canonizers=canonizers
+        )
 
     for rules, theirs in (
         ("epsilon_gamma_box", boxed),
-        ("epsilon_plus_flat", lambda x: composites.EpsilonPlusFlat(canonizers=canonizers)),
-        ("epsilon_alpha2_beta1_flat", lambda x: composites.EpsilonAlpha2Beta1Flat(canonizers=canonizers)),
+        ("epsilon_plus_flat", lambda x: composites.EpsilonPlusFlat(stabilizer=1e-12, canonizers=canonizers)),
+        (
+            "epsilon_alpha2_beta1_flat",
+            lambda x: composites.EpsilonAlpha2Beta1Flat(stabilizer=1e-12, canonizers=canonizers),
+        ),
     ):
 
         def zennit_of(net: nn.Module, x: Tensor, make: Callable[[Tensor], Any] = theirs) -> Tensor:
             leaf = x.clone().requires_grad_()
-            with make(x).context(net) as changed:
-                return torch.autograd.grad(changed(leaf).amax(1).sum(), leaf)[0]
+            with make(x).context(net) as changed:  # which takes the relevance of an output for 1, not for the logit
+                best = changed(leaf).amax(1)
+                return torch.autograd.grad((best * best.detach()).sum(), leaf)[0]
 
         def agree(theirs: Tensor, ours: Tensor, make: Any = zennit_of, rules: str = rules) -> str:
             exact = net.double()
