@@ -25,7 +25,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow" --numprocesses=auto --dist=loadfile
+	$(BIN)/python -m pytest -m "not slow" --numprocesses=auto --dist=worksteal
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -14,12 +14,26 @@ from ._version import __version__
 from .core.catalogue import Card, catalogue
 
 if TYPE_CHECKING:
-    from . import attack, certify, defend, explain, metric
+    from . import attack, bench, certify, defend, explain, metric
     from .audit import audit
     from .core.diagnosis import Diagnosis, Study
-    from .core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Score, load
-    from .core.values import L0, L1, L2, Avoid, Bounds, Goal, Linf, Reach, Threat, Wasserstein
+    from .core.results import (
+        AttackResult,
+        Attribution,
+        Certificate,
+        CertifiedRadius,
+        Cost,
+        Estimate,
+        Score,
+        Smoothed,
+        load,
+    )
+    from .core.sandwich import Sandwich
+    from .core.training import Trained
+    from .core.uncertainty import Uncertainty
+    from .core.values import L0, L1, L2, Avoid, Bounds, Evade, Goal, Linf, Reach, Threat, Wasserstein
     from .models.adapter import Adapter, wrap
+    from .models.joint import ensemble
     from .run import Runner
 
 __all__ = [
@@ -33,23 +47,31 @@ __all__ = [
     "Bounds",
     "Card",
     "Certificate",
+    "CertifiedRadius",
     "Cost",
     "Diagnosis",
     "Estimate",
+    "Evade",
     "Goal",
     "Linf",
     "Reach",
     "Runner",
+    "Sandwich",
     "Score",
+    "Smoothed",
     "Study",
     "Threat",
+    "Trained",
+    "Uncertainty",
     "Wasserstein",
     "__version__",
     "attack",
     "audit",
+    "bench",
     "catalogue",
     "certify",
     "defend",
+    "ensemble",
     "explain",
     "load",
     "metric",
@@ -58,13 +80,28 @@ __all__ = [
 
 _HOMES = {
     "Runner": "run",
+    "Trained": "core.training",
+    "ensemble": "models.joint",
     "wrap": "models.adapter",
     "Adapter": "models.adapter",
+    "Sandwich": "core.sandwich",
     **dict.fromkeys(("Diagnosis", "Study"), "core.diagnosis"),
+    "Uncertainty": "core.uncertainty",
     **dict.fromkeys(
-        ("AttackResult", "Attribution", "Certificate", "Cost", "Estimate", "Score", "load"), "core.results"
+        (
+            "AttackResult",
+            "Attribution",
+            "Certificate",
+            "CertifiedRadius",
+            "Cost",
+            "Estimate",
+            "Score",
+            "Smoothed",
+            "load",
+        ),
+        "core.results",
     ),
-    **dict.fromkeys(("attack", "audit", "explain", "certify", "defend", "metric"), ""),
+    **dict.fromkeys(("attack", "audit", "bench", "explain", "certify", "defend", "metric"), ""),
 }
 
 

@@ -198,6 +198,46 @@ def test_a_proof_that_an_attack_contradicts_stops_the_audit(
         ig.audit(net, data, eps=0.2, options=QUICK)
 
 
+def test_a_proof_that_a_smaller_change_contradicts_stops_it_too(
+    net: nn.Module, data: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a radius of the climb, where only the search for the smallest change has been."""
+    lie = lambda model, x, y, threat, **options: torch.full((len(x),), 1.0 if threat.eps < 0.15 else -1.0)  # noqa: E731
+    monkeypatch.setattr(get("interval"), "raw", lie)
+    with pytest.raises(MethodFailed, match=r"proven and broken at once: .* a bug of Ironglass"):
+        ig.audit(net, data, eps=0.2, options=QUICK, only=("interval", "fmn"))
+
+
+def test_every_sample_lies_between_what_is_proven_and_what_breaks_it(
+    net: nn.Module, data: tuple[Tensor, Tensor]
+) -> None:
+    report = ig.audit(net, data, eps=0.05, options=QUICK, only=("interval", "fast_lin", "pgd", "fmn", "random_noise"))
+    proof = next(section for section in report.sections if section.id == "proof")
+    tables = {table.id: table for table in proof.tables}
+    for row in tables["sandwich"].rows:
+        assert sum(int(cell.split(" ")[0]) for cell in row[1:]) == len(data[1])
+    proven, alive = proof.curves[0].series[0], proof.curves[0].series[-1]
+    assert proven.role == "proof"
+    assert max(proven.y) > min(proven.y)
+    for eps, share in zip(proven.x, proven.y, strict=True):
+        assert share <= max(y for x, y in zip(alive.x, alive.y, strict=True) if x >= eps) + 1e-9
+    for _, low, _, high in tables["sandwich-samples"].rows:
+        assert float(low) <= (float("inf") if high == "—" else float(high))
+    assert len(tables["sandwich-samples"].rows) == len(data[1])
+    at = {row[0]: int(row[1].split(" ")[0]) for row in tables["sandwich"].rows}
+    assert by_rule(report)["proven"].value == at["0.05"] / len(data[1])
+
+
+def test_a_promise_on_the_smoothed_classifier_is_no_proof(net: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    quick = QUICK | {"smoothing": {"samples": 50, "sigma": 0.5}}
+    report = ig.audit(net, data, norm="l2", eps=0.1, options=quick, only=("smoothing",))
+    proof = next(section for section in report.sections if section.id == "proof")
+    assert proof.sentence.startswith("Nothing is proven of the model itself")
+    assert [table.id for table in proof.tables] == ["smoothed"]
+    assert not proof.bars
+    assert "proven" not in by_rule(report)
+
+
 def test_a_black_box_is_audited_with_what_it_gives(data: tuple[Tensor, Tensor]) -> None:
     x, _ = data
     with torch.no_grad():

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -32,6 +35,12 @@ class Wave(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         margin = 2 + x[:, 0] + 0.3 * torch.sin(4 * x[:, 1])
         return torch.stack([margin, torch.zeros_like(margin)], 1)
+
+
+def maxima_of(model: Any, x: Tensor, classes: Tensor, threat: Threat, batches: int, samples: int) -> Tensor:
+    reach = torch.full((len(x),), threat.eps, dtype=torch.float64)
+    rows = torch.arange(len(x))
+    return clever._maxima(model, model.draws(0), x, classes, threat, reach, rows, batches, samples)
 
 
 def linear(classes: int = 5, dtype: torch.dtype = torch.float32) -> tuple[Linear, Tensor, Tensor]:
@@ -99,7 +108,7 @@ def test_the_slope_of_a_known_function_is_found(norm: Any, order: float, eps: fl
     steepest = torch.linalg.vector_norm(gradient, order, 1).amax()
     margin = 2.5 + 0.3 * torch.sin(torch.tensor(2.0).double())
     model = wrap(Wave().eval(), bounds=(-10, 10)).session(centre, "gradient", None, None)[0]
-    maxima = clever._maxima(model, centre, torch.tensor([[0, 1]]), Threat(norm, eps), 40, 200, 0)
+    maxima = maxima_of(model, centre, torch.tensor([[0, 1]]), Threat(norm, eps), 40, 200)
     slope, _ = clever.limit_of_maxima(maxima)
     assert float(maxima.max()) <= float(steepest) * (1 + 1e-5)
     assert float(slope) == pytest.approx(float(steepest), rel=0.01)
@@ -135,12 +144,12 @@ def test_maxima_are_of_each_batch_and_grow_with_it(monkeypatch: pytest.MonkeyPat
     net, x = small_cnn().eval(), images(3)
     model = wrap(net).session(x, "gradient", None, None)[0]
     classes = torch.arange(5).expand(3, -1)
-    few, many = (clever._maxima(model, x, classes, ig.L2(1.0), 6, samples, 0) for samples in (2, 64))
+    few, many = (maxima_of(model, x, classes, ig.L2(1.0), 6, samples) for samples in (2, 64))
     assert few.shape == (3, 4, 6)
     assert float(few.std(2).mean()) > 0
     assert float(many.mean()) > float(few.mean())
     monkeypatch.setattr(clever, "_HELD", 1)  # one point after the other
-    assert float(clever._maxima(model, x, classes, ig.L2(1.0), 6, 64, 0).mean()) > float(few.mean())
+    assert float(maxima_of(model, x, classes, ig.L2(1.0), 6, 64).mean()) > float(few.mean())
 
 
 def test_how_much_is_held_at_a_time_does_not_change_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +164,23 @@ def test_how_much_is_held_at_a_time_does_not_change_a_sample(monkeypatch: pytest
     parts = ig.certify.clever(net, x, y, ig.L2(0.5), batches=5, samples=7)
     assert torch.allclose(whole.radius, parts.radius, rtol=0.5)
     assert parts.cost.backward == whole.cost.backward == 5 * 5 * 7 * 5
+
+
+def test_several_radii_find_the_one_that_agrees_with_its_own_slope() -> None:
+    """The margin gets steeper far away: of all radii the best is where the radius and the slope inside agree."""
+
+    class Bowl(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            far = (x - 0.5).square().sum(1)
+            return torch.stack([10 - far * 40, torch.zeros_like(far)], 1)  # 0 at the distance one half, slope 80 r
+
+    x, y = torch.full((1, 2), 0.5, dtype=torch.float64), torch.tensor([0])
+    model = ig.wrap(Bowl().eval(), bounds=(-10, 10))
+    one = float(ig.certify.clever(model, x, y, ig.L2(2.0), batches=20, samples=200).radius)
+    several = float(ig.certify.clever(model, x, y, ig.L2(2.0), batches=20, samples=200, radii=8).radius)
+    assert one == pytest.approx(1 / 16, rel=0.02)  # the margin, over the slope at the edge
+    assert several == pytest.approx(1 / 8**0.5, rel=0.05)  # r = 10 / (80 r)
+    assert several < 0.5
 
 
 def test_only_the_gradient_inside_the_mask_counts() -> None:
@@ -187,6 +213,7 @@ def test_gradients_that_are_not_finite_promise_nothing() -> None:
         (ig.L2(0.0), {}, "eps is 0"),
         (ig.L2(1.0), {"batches": 0}, "batches=0"),
         (ig.L2(1.0), {"targets": 0}, "targets=0"),
+        (ig.L2(1.0), {"radii": 0}, "radii=0"),
         (ig.L2(1.0), {"target": 5}, "target from 0 to 4"),
     ],
 )
@@ -194,3 +221,27 @@ def test_a_request_that_makes_no_sense_is_refused(threat: Threat, options: dict[
     net, x, y = linear()
     with pytest.raises(InputError, match=says):
         ig.certify.clever(net, x, y, threat, **options)
+
+
+@pytest.mark.slow
+def test_on_a_trained_network_the_mean_is_near_that_of_the_smallest_changes(
+    shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the radius that agrees with its slope; in one large ball the paper's estimate is far lower."""
+    monkeypatch.syspath_prepend(str(shared_data / "loaders"))
+    net = importlib.import_module("seqnet").load(shared_data / "models" / "mnist_kw_0.1.npz")[0].eval()
+    sys.modules.pop("seqnet")
+    data = np.load(shared_data / "mnist.npz")
+    x = torch.from_numpy(data["x_test"][:6]).float().reshape(6, 1, 28, 28) / 255
+    y = torch.from_numpy(data["y_test"][:6]).long()
+    for make, reach in ((ig.L2, 5.0), (ig.Linf, 0.3)):
+        least = torch.full((6,), torch.inf)
+        for attack in (ig.attack.fmn, ig.attack.deepfool):
+            found = attack(net, x, y, make(float("inf")))
+            least = torch.where(found.success, least.minimum(found.distance), least)
+        options = {"batches": 20, "samples": 64, "targets": 3}
+        several = ig.certify.clever(net, x, y, make(reach), radii=5, **options)
+        one = ig.certify.clever(net, x, y, make(reach), **options)
+        assert 0.7 < float(several.radius.mean() / least.mean()) < 1.3
+        assert bool((several.radius >= one.radius).all())
+        assert bool((several.quality > 0.001).all())

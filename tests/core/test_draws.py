@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ironglass.core.draws import Draws, keys
+from ironglass.core.draws import Draws, branch, keys
 
 X = torch.rand(6, 3, 4, generator=torch.Generator().manual_seed(0))
 
@@ -134,3 +134,12 @@ def test_below_reaches_both_ends_of_any_range() -> None:
         assert int(values.max()) < high
         assert int(values.max()) > 0.999 * high - 1
         assert abs(float(values.double().mean()) / (high - 1) - 0.5) < 0.005
+
+
+def test_branches_are_streams_of_their_own_by_sample_and_number() -> None:
+    base = keys(torch.rand(40, 3, generator=torch.Generator().manual_seed(0)))
+    branches = [branch(base, torch.full_like(base, number)) for number in range(-20, 40)]
+    assert len(torch.cat([base, *branches]).unique()) == 40 * 61
+    assert torch.equal(branches[7][[3, 1]], branch(base[[3, 1]], torch.tensor([-13, -13])))
+    first, second = (Draws(each, 0).uniform((2000,)) for each in branches[:2])
+    assert abs(float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])) < 0.01

@@ -7,7 +7,7 @@ import torch
 
 from ironglass.core.errors import InputError
 from ironglass.core.results import AttackResult, Attribution, Certificate, Cost, load
-from ironglass.core.values import L1, L2, Avoid, Bounds, Linf, Reach, Threat
+from ironglass.core.values import L1, L2, Avoid, Bounds, Evade, Linf, Reach, Threat
 from ironglass.run.judge import join, part
 
 
@@ -125,3 +125,16 @@ def test_what_else_an_explanation_knows_is_taken_joined_and_saved(tmp_path: Path
     assert back.extras.keys() == extras.keys()
     assert all(torch.equal(back.extras[name], extras[name]) for name in extras)
     assert back.options["weights"]["shape"] == [2]
+
+
+def test_evading_is_neither_the_label_nor_detected() -> None:
+    scores = torch.tensor([[1.0, 2.0, 0.5, 0.0], [0.0, 1.0, 2.0, 3.0], [2.0, 1.0, 0.0, -1.0]], dtype=torch.float64)
+    goal = Evade(torch.tensor([0, 0, 0]), 3)
+    assert goal.reached(scores).tolist() == [True, False, False]
+    assert goal.take(torch.tensor([2, 0])).reached(scores[[2, 0]]).tolist() == [False, True]
+    rows = slice(None)
+    assert goal.loss("margin")(scores, rows).tolist() == [1.0, -1.0, -1.0]
+    own, others = scores[:, [0, 3]].logsumexp(1), scores[:, [1, 2]].logsumexp(1)
+    assert torch.allclose(goal.loss("ce")(scores, rows), torch.nn.functional.softplus(others - own))
+    top = scores.sort(1, descending=True).values
+    assert torch.allclose(goal.loss("dlr")(scores, rows), goal.loss("margin")(scores, rows) / (top[:, 0] - top[:, 2]))

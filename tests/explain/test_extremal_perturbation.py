@@ -65,8 +65,8 @@ def test_more_area_preserves_more(preserved: ig.Attribution) -> None:
     assert energy.tolist() == sorted(energy.tolist())
     with torch.no_grad():
         torch.testing.assert_close(energy[2] / Texture()(noise())[0, 0], torch.tensor(1.0), rtol=0, atol=0.2)
-    assert preserved.cost.forward == 3 * 100 + 3 + 2
-    assert preserved.cost.backward == 3 * 100
+    assert preserved.cost.forward == 3 * 100 + 3 * 5 + 2 + 8
+    assert preserved.cost.backward == 3 * 100 + 8
 
 
 def test_deletion_blurs_the_evidence() -> None:
@@ -77,14 +77,12 @@ def test_deletion_blurs_the_evidence() -> None:
         assert float(result.extras["energy"]) < 0.25 * float(Texture()(noise())[0, 0])
 
 
-def test_a_mask_of_ones_is_the_image_and_the_slope_is_the_derivative() -> None:
-    levels = torch.rand(2, 8, 3, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+def test_a_mask_of_ones_is_the_image_and_of_zeros_the_soft_one() -> None:
+    x, soft = torch.rand(2, 2, 3, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ones = torch.ones(6, 5, 6, dtype=torch.float64)
-    assert torch.equal(_shown(levels, ones)[0], levels[:, :1].expand(-1, 3, -1, -1, -1).flatten(0, 1))
-    torch.testing.assert_close(_shown(levels, 0 * ones)[0], levels[:, -1:].expand(-1, 3, -1, -1, -1).flatten(0, 1))
-    mask = torch.rand(6, 5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    ahead, behind = (_shown(levels, mask + step)[0] for step in (1e-7, -1e-7))
-    torch.testing.assert_close((ahead - behind) / 2e-7, _shown(levels, mask)[1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(_shown(x, soft, ones), x.repeat_interleave(3, 0))
+    assert torch.equal(_shown(x, soft, 0 * ones), soft.repeat_interleave(3, 0))
+    torch.testing.assert_close(_shown(x, soft, 0.25 * ones)[4], 0.75 * soft[1] + 0.25 * x[1])
 
 
 def test_the_ideal_mask_is_ones_at_the_highest_pixels_and_ties_share() -> None:

@@ -59,7 +59,7 @@ def repeated(net: nn.Module) -> bool:
     [
         (nn.Softmax(1), "softmax"),
         (nn.LayerNorm(6), "layer_norm"),
-        (nn.GELU(), "gelu"),
+        (nn.Mish(), "mish"),
         (nn.Softplus(), "softplus"),
         (nn.Bilinear(6, 6, 6), "bilinear"),
     ],

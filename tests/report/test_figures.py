@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironglass.core.findings import Bars, Curve, Report, Series
-from ironglass.report.figures import DRAWN_ROWS, LOOKS, NARROW, WIDE, _apart, describe, draw, gradient, looks
+from ironglass.report.canvas import NARROW, WIDE
+from ironglass.report.figures import DRAWN_ROWS, LOOKS, _apart, describe, draw, gradient, looks
 from ironglass.report.palette import DARK, LIGHT, as_variables
 from ironglass.report.text import number
 

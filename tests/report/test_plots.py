@@ -59,3 +59,32 @@ def test_tables_get_bars_and_what_has_no_figure_says_so() -> None:
     with pytest.raises(InputError, match="no figure of Score"):
         score.plot()
     assert score._repr_png_() is None
+
+
+def test_uncertainty_of_classes_is_a_bar_a_sample_and_of_pixels_a_map() -> None:
+    x = images(4)
+    found = ig.explain.mc_dropout(small_cnn().eval(), x, samples=5)
+    figure = found.plot(rows=3, names=list("abcde"))
+    assert len(figure.axes[0].patches) == 6
+    width = sum(patch.get_width() for patch in figure.axes[0].patches[::3])  # type: ignore[attr-defined]
+    assert width == pytest.approx(float(found.total[0]), rel=1e-4)
+    net = torch.nn.Sequential(torch.nn.Dropout(0.2), torch.nn.Conv2d(1, 3, 1)).eval()
+    maps = ig.explain.mc_dropout(net, x, samples=5)
+    drawn = maps.plot(rows=2)
+    assert [axis.get_title() for axis in drawn.axes[:4]] == ["sample", "answer", "aleatoric", "epistemic"]
+    shown = drawn.axes[3].images[0].get_array()
+    assert np.allclose(np.asarray(shown), maps.epistemic[0].numpy())
+
+
+def test_a_reliability_diagram_has_a_bar_a_bin_and_the_diagonal() -> None:
+    net, x = small_cnn().eval(), images(60)
+    y = torch.arange(60) % 5
+    study = ig.metric.calibration({"net": net, "twin": net}, x, y, bins=10, resamples=5)
+    figure = study.plot()
+    assert [axis.get_title() for axis in figure.axes] == ["net", "twin"]
+    heights = [patch.get_height() for patch in figure.axes[0].patches]  # type: ignore[attr-defined]
+    assert np.allclose(heights, study.extras["net: accuracy"].numpy())
+    quality = ig.metric.uncertainty_quality(ig.explain.mc_dropout(net, x, samples=3), y)
+    assert len(quality.plot().axes[0].patches) == 15
+    with pytest.raises(InputError, match="no figure of Study"):
+        ig.metric.transfer_matrix([net, net], x[:4], y[:4], ig.Linf(0.1), steps=1).plot()

@@ -14,7 +14,7 @@ from ironglass.core.diagnosis import Diagnosis
 from ironglass.core.errors import AccessError, InputError, MethodFailed
 from ironglass.core.findings import Limit
 from ironglass.core.method import get
-from ironglass.core.results import AttackResult, Attribution, Certificate, Estimate, Score
+from ironglass.core.results import AttackResult, Attribution, Certificate, Estimate, Score, Smoothed
 from ironglass.core.values import Avoid, Norm, Threat
 from ironglass.run import Runner
 
@@ -27,7 +27,7 @@ class Evidence:
 
     ``attacks`` have a row a sample, and ``tried`` says which of them the attack was run on; ``minima`` are of the
     samples that are labelled right, ``diagnoses`` of those ``examined``; a curve's part is the samples tried at one
-    radius, and what came of them.
+    radius, and what came of them; ``proofs`` likewise, of the certificate that proves most.
     """
 
     x: Tensor
@@ -41,7 +41,9 @@ class Evidence:
     examined: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
     certificates: dict[str, Certificate] = field(default_factory=dict)
+    proofs: list[tuple[Tensor, Certificate]] = field(default_factory=list)
     estimates: dict[str, Estimate] = field(default_factory=dict)
+    smoothed: dict[str, Smoothed] = field(default_factory=dict)
     explained: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     attributions: dict[str, Attribution] = field(default_factory=dict)
     scores: dict[tuple[str, str], Score] = field(default_factory=dict)
@@ -151,8 +153,11 @@ class Gatherer:
             self._examine()
             for step in self._plan.of("certify"):
                 self._keep(found.certificates, step.name, step, found.x, found.y, threat)
+            self._prove()
             for step in self._plan.of("estimate"):
                 self._keep(found.estimates, step.name, step, found.x, found.y, threat)
+            for step in self._plan.of("smoothed"):
+                self._keep(found.smoothed, step.name, step, found.x, found.y, threat)
             self._contradiction()
             self._explain()
         except _OutOfTime:
@@ -235,6 +240,23 @@ class Gatherer:
             found.examined = right[: step.samples]
             x, y = found.x[found.examined], found.y[found.examined]
             self._keep(found.diagnoses, step.name, step, x, y, self._plan.threat)
+
+    def _prove(self) -> None:
+        """Looks how far the certificate that proves most reaches: what fails is not tried at a larger radius."""
+        found, plan = self.evidence, self._plan
+        if not found.certificates:
+            return
+        best = max(found.certificates, key=lambda name: int(found.certificates[name].verified.sum()))
+        step = next(step for step in plan.of("certify") if step.name == best)
+        alive = found.correct.nonzero()[:, 0]
+        for radius in plan.radii:
+            part: dict[str, Certificate] = {}
+            if len(alive):
+                threat = Threat(plan.threat.norm, radius)
+                self._keep(part, best, step, found.x[alive], found.y[alive], threat)
+            for certificate in part.values():
+                found.proofs.append((alive, certificate))
+                alive = alive[certificate.verified]
 
     def _contradiction(self) -> None:
         for name, certificate in self.evidence.certificates.items():

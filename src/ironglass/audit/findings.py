@@ -234,6 +234,8 @@ def _proofs(found: Evidence, plan: Plan) -> Iterator[Finding]:
     proven = int(_any([certificate.verified for certificate in found.certificates.values()]).sum())
     total = len(found.y)
     verdict = f"{proven} of {total} samples are proven to keep their label under {size(plan)}"
+    lost = int((~found.holds).sum())
+    verdict += f"; {lost} are broken, and of {total - proven - lost} neither is known"
     yield _share("proven", "proof", proven, total, verdict, plan, ", ".join(found.certificates))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ironglass.core.catalogue import LADDER, Card, catalogue, find
+from ironglass.core.catalogue import LADDER, MADE, Card, catalogue, find
 from ironglass.core.config import Config
 from ironglass.core.findings import Limit
 from ironglass.core.values import Norm, Threat
@@ -17,6 +17,14 @@ from ironglass.models.adapter import Adapter
 
 from .suite import Suite, read_suite
 
+APART = {
+    "study": "is a study of its own, of whole sets or of several models: call it from Python",
+    "experiment": "is an experiment without a model: call it from Python",
+    "train": "trains a network: ironglass defend",
+    "uncertainty": "says what the model does not know: call it from Python",
+    **dict.fromkeys(MADE, "makes a defended model: put it before yours in Python, and audit that"),
+}
+"""Kinds of method that are no part of an audit, and why."""
 DOMAINS = {4: "image", 3: "sequence", 2: "table"}
 
 
@@ -62,10 +70,11 @@ class Plan:
     def passes(self) -> float:
         """Passes expected in all, forward and backward, at most.
 
-        That is each step once, the curve's at every radius, and the minimum-norm attacks in every norm.
+        That is each step once, the curve's and a certificate at every radius, and the minimum-norm attacks in every
+        norm.
         """
         drawn = (self.curve, self.suite.control) if self.curve else ()
-        times = {name: 1 + len(self.radii) for name in drawn}
+        times = {name: 1 + len(self.radii) for name in (*drawn, *(step.name for step in self.of("certify")[-1:]))}
         least = sum(step.passes * step.samples for steps in self.minima.values() for step in steps)
         return least + sum(step.passes * step.samples * times.get(step.name, 1) for step in self.steps)
 
@@ -76,7 +85,7 @@ class Plan:
         again = tests * len(self.of("explain")) - tests  # each test is run on each explanation
         return (
             len(self.steps) + again + (2 * len(self.radii) if self.curve else 0) + sum(map(len, self.minima.values()))
-        )
+        ) + (len(self.radii) if self.of("certify") else 0)
 
     def cascades(self) -> list[list[Step]]:
         """Returns the attacks in cascades, cheap ones first: the control, and each level of access."""
@@ -172,8 +181,8 @@ def _why_not(
     """Returns why a method is not part of the plan, or nothing."""
     if (config.only and card.name not in config.only) or card.name in config.skip:
         return "left out on request"
-    if card.decorator == "study":
-        return "is a study of its own, of whole sets or of several models: call it from Python"
+    if card.decorator in APART:
+        return APART[card.decorator]
     if LADDER.index(card.access) > LADDER.index(model.access):
         return f"needs {card.access}, the model gives {model.access}"
     if card.norms and norm not in card.norms:

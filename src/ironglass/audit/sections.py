@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from ironglass.core.catalogue import catalogue
-from ironglass.core.findings import Bars, Curve, Finding, Gallery, Picture, Section, Series, Table
+from ironglass.core.findings import Curve, Finding, Gallery, Picture, Section, Series, Table
 from ironglass.core.results import AttackResult
 from ironglass.core.statistics import wilson
 from ironglass.models.adapter import Adapter
 
-from . import maps, pictures
+from . import maps, pictures, proof
 from .evidence import Evidence
 from .findings import blind, radius, size, spent
 from .planning import Plan
@@ -102,9 +102,11 @@ class Writer:
             control = [int((~result.success).sum()) for result in found.control]
             radii = [result.threat.eps for result in found.control]
             lines.append(_line(catalogue()[plan.suite.control].title, radii, control, total, "control"))
-        if found.certificates:
-            proven = max(int(certificate.verified.sum()) for certificate in found.certificates.values())
-            lines.append(_line("Proven", (plan.threat.eps,), (proven,), total, "proof"))
+        whole = proof.sandwich(found, plan)
+        if whole is not None:
+            radii = sorted({certificate.threat.eps for _, certificate in found.proofs} | {plan.threat.eps})
+            proven = [int((whole.lower >= eps).sum()) for eps in radii]
+            lines.append(_line("Proven", radii, proven, total, "proof"))
         return Curve(
             id="accuracy",
             caption="Accuracy against the size of the change, with 95 % intervals",
@@ -282,46 +284,7 @@ class Writer:
         return Section(id="real", title=title, sentence=sentence, tables=tables) if tables else None
 
     def _proof(self) -> Section | None:
-        found, plan = self._found, self._plan
-        if not found.certificates and not found.estimates:
-            return None
-        broken = ~found.survives
-        labels, values = [], []
-        for name, certificate in found.certificates.items():
-            proven = int(certificate.verified.sum())
-            lost = int((broken & ~certificate.verified).sum())
-            total = len(found.y)
-            labels.append(catalogue()[name].title)
-            values.append((proven / total, (total - proven - lost) / total, lost / total))
-        bars = Bars(
-            id="proven",
-            caption=f"Share of samples proven, open and broken under {size(plan)}",
-            labels=tuple(labels),
-            parts=("proven", "open", "broken"),
-            values=tuple(values),
-        )
-        rows = tuple(
-            (
-                catalogue()[name].title,
-                "estimate, no guarantee",
-                f"{float(estimate.radius.median()):.4g}",
-                f"{float(estimate.quality.median()):.2g}",
-            )
-            for name, estimate in found.estimates.items()
-        )
-        table = Table(
-            id="estimates",
-            caption=f"Estimated robust radius in {plan.threat.norm}, up to {radius(plan.threat.eps)}",
-            columns=("method", "kind", "median radius", "median p-value of the fit"),
-            rows=rows,
-        )
-        return Section(
-            id="proof",
-            title="What can be proven?",
-            sentence=self._sentence("proof") if found.certificates else "Nothing is proven here; estimates only.",
-            bars=(bars,) if labels else (),
-            tables=(table,) if rows else (),
-        )
+        return proof.section(self._found, self._plan, tuple(self._ids), size(self._plan), self._sentence("proof"))
 
     def _look(self) -> Section | None:
         found = self._found

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ironglass.core.access import Model
 from ironglass.core.method import certify
 from ironglass.core.values import Threat
-from ironglass.ops.bounds import region
-from ironglass.ops.capture import capture
 from ironglass.ops.margins import margins
+from ironglass.ops.proofs import opened, weakest
 
 
 @certify(
@@ -51,11 +49,5 @@ def interval(model: Model, x: Tensor, y: Tensor, threat: Threat, *, double: bool
         >>> round(float(result.margin), 3)
         0.5
     """
-    net = model.module()
-    held = next((p for p in [*net.parameters(), *net.buffers()] if p.is_floating_point()), x)
-    dtype = torch.float64 if double or held.device.type != "cpu" else held.dtype
-    graph = capture(net, x.to(held), dtype)
-    start = region(x.to(held.device), threat, model.bounds, held.dtype, dtype)
-    least = margins(graph, start, y.to(held.device)).scatter(1, y.to(held.device)[:, None], torch.inf).amin(1)
-    least = torch.where(least.isfinite(), least, -torch.inf).to(x)
-    return torch.nextafter(least, torch.full_like(least, -torch.inf))
+    graph, start = opened(model, x, threat, double)
+    return weakest(margins(graph, start, y.to(start.lower.device)), y, x)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from ironglass.cli import work
+from ironglass.cli import training, work
 from ironglass.cli.flags import FILE, RUNNING, SAYING, SUBJECT, Flag, Verb
 from ironglass.cli.kinds import NUMBER, ROWS, kind_of
+from ironglass.cli.properties import vnnlib_verb
 from ironglass.cli.screen import Screen
 from ironglass.cli.show import readable
 from ironglass.cli.subject import configured, load
@@ -29,6 +30,7 @@ class Methods(click.Group):
         run: its work.
         help: of the verb.
         kinds: of method that a command line can run; all of the family's if empty.
+        others: subcommands beside the methods, made when asked for.
     """
 
     def __init__(
@@ -38,9 +40,11 @@ class Methods(click.Group):
         run: work.Work,
         help: str,
         kinds: tuple[str, ...] = (),
+        others: Mapping[str, Callable[[], click.Command]] | None = None,
     ) -> None:
         super().__init__(family, help=help, epilog=f"`ironglass list {family}` says more of them.")
         self._family, self._flags, self._run, self._kinds = family, flags, run, kinds
+        self._others = dict(others or {})
 
     def runs(self, card: Card) -> bool:
         """Returns whether the method is one of this verb's."""
@@ -48,10 +52,12 @@ class Methods(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the methods' names."""
-        return [card.name for card in catalogue().values() if self.runs(card)]
+        return [*(card.name for card in catalogue().values() if self.runs(card)), *self._others]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Returns a method's command."""
+        if cmd_name in self._others:
+            return self._others[cmd_name]()
         card = catalogue().get(cmd_name)
         return self._command(card) if card is not None and self.runs(card) else None
 
@@ -59,6 +65,8 @@ class Methods(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Returns the method that the arguments name, or says which is near."""
+        if args[0] in self._others:
+            return super().resolve_command(ctx, args)
         card = None if ctx.resilient_parsing else catalogue().get(args[0])
         if card is not None and card.family != self._family:
             verb = card.family if card.family in VERBS and VERBS[card.family].runs(card) else "show"
@@ -72,7 +80,10 @@ class Methods(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the methods and their titles."""
         with formatter.section("Methods"):
-            formatter.write_dl([(name, catalogue()[name].title) for name in self.list_commands(ctx)])
+            formatter.write_dl([(name, card.title) for name, card in catalogue().items() if self.runs(card)])
+        if self._others:
+            with formatter.section("Others"):
+                formatter.write_dl([(name, make().short_help or "") for name, make in self._others.items()])
 
     def _command(self, card: Card) -> Verb:
         model, *flags = [*SUBJECT, *self._flags(card), *RUNNING]
@@ -117,11 +128,11 @@ def _run(card: Card, run: work.Work, **flags: Any) -> int:
     context = click.get_current_context()
     work.check_files(flags)
     config = configured(flags)
-    options = _options(card, config, flags, context)
+    options = options_given(card, config, flags, context)
     return work.start(run, work.Ask(card, context.ensure_object(Screen), config, options, flags), load(flags, config))
 
 
-def _options(card: Card, config: Config, flags: dict[str, Any], context: click.Context) -> dict[str, Any]:
+def options_given(card: Card, config: Config, flags: dict[str, Any], context: click.Context) -> dict[str, Any]:
     """Returns the method's options: its defaults, those of the file, and those of the command line."""
 
     def given(option: Option) -> bool:
@@ -137,7 +148,8 @@ def _options(card: Card, config: Config, flags: dict[str, Any], context: click.C
     return options
 
 
-def _threat_flags(card: Card) -> list[Flag]:
+def threat_flags(card: Card) -> list[Flag]:
+    """Returns the flags of a threat in the method's norms."""
     eps = "Radius in input units; fractions such as 8/255 are fine."
     return [
         Flag("--norm", group="Threat", type=click.Choice(card.norms), help=f"{card.norms[0]} if not given."),
@@ -155,7 +167,7 @@ def _attack_flags(card: Card) -> list[Flag]:
         help="The class to reach, instead of any other.",
     )
     return [
-        *_threat_flags(card),
+        *threat_flags(card),
         *([target] if card.targeted else []),
         Flag("--save", group="Output", type=FILE, metavar="FILE.safetensors", help=save),
     ]
@@ -184,7 +196,23 @@ def _explain_flags(card: Card) -> list[Flag]:
 
 def _judging_flags(card: Card) -> list[Flag]:
     save = "Save the result; `ironglass.load` reads it."
-    return [*_threat_flags(card), Flag("--save", group="Output", type=FILE, metavar="FILE.safetensors", help=save)]
+    return [*threat_flags(card), Flag("--save", group="Output", type=FILE, metavar="FILE.safetensors", help=save)]
+
+
+def _training_flags(card: Card) -> list[Flag]:
+    return [
+        *(threat_flags(card) if card.norms else []),
+        Flag("--check", group="Model and data", metavar="DATA", help="Samples for the figures before and after."),
+        Flag("--save", group="Output", type=FILE, metavar="FILE.safetensors", help="Save the new weights."),
+        Flag("--output", "-o", group="Output", type=FILE, metavar="FILE.html", help="Write a page, before and after."),
+        Flag(
+            "--checkpoint",
+            group="Output",
+            type=FILE,
+            metavar="FILE",
+            help="Kept after each epoch; beside --save if not given, and deleted at the end.",
+        ),
+    ]
 
 
 VERBS = {
@@ -193,7 +221,14 @@ VERBS = {
         "explain", _explain_flags, work.explain, "Map what in an input speaks for MODEL's decision.", ("explain",)
     ),
     "certify": Methods(
-        "certify", _judging_flags, work.certify, "Prove that no small change breaks MODEL, or estimate."
+        "certify",
+        _judging_flags,
+        work.certify,
+        "Prove that no small change breaks MODEL, or estimate.",
+        others={"vnnlib": vnnlib_verb},
+    ),
+    "defend": Methods(
+        "defend", _training_flags, training.defend, "Train a stronger copy of MODEL, and save its weights.", ("train",)
     ),
     "metric": Methods(
         "metric", _judging_flags, work.diagnose, "Ask whether what is measured of MODEL can be believed.", ("diagnose",)

@@ -24,16 +24,26 @@ CALLS = {
     "explain": "model, x, target=None",
     "certify": "model, x, y, ig.{norm}({eps})",
     "estimate": "model, x, y, ig.{norm}({eps})",
+    "smoothed": "model, x, y, ig.{norm}({eps})",
     "metric": "model, attribution",
     "diagnose": "model, x, y, ig.{norm}({eps})",
     "study": "models, x, y{threat}",
+    "experiment": "",
+    "defence": "model",
+    "network_defence": "model, x, y, ig.{norm}({eps})",
+    "detector": "model, x",
+    "uncertainty": "model, x",
+    "train": "model, (x, y){threat}",
 }
 LINES = {
     "attack": "--norm {low} --eps {eps}",
     "explain": "--index 0:8 -o maps.html",
     "certify": "--norm {low} --eps {eps}",
     "estimate": "--norm {low} --eps {eps}",
+    "smoothed": "--norm {low} --eps {eps}",
     "diagnose": "--norm {low} --eps {eps}",
+    "train": "{threat}--save strong.safetensors -o report.html",
+    "experiment": "-o {name}.html",
 }
 CLASSES = 10
 
@@ -96,11 +106,16 @@ def _show(screen: Screen, method: str) -> None:
 
 def example(card: Card) -> str:
     """Returns a command line to copy; empty where the family has no verb."""
+    if card.family == "bench" and card.decorator == "study":
+        threat = f"--norm {card.norms[0]} --eps {RADII[card.norms[0]]} " if card.norms else ""
+        return f"ironglass bench {card.name} net.py:one net.py:other --data test.npz {threat}-o {card.name}.html"
     if card.decorator not in LINES:
         return ""
     low, eps = _threat(card)
-    line = f"ironglass {card.family} {card.name} net.py:make --data test.npz "
-    return line + LINES[card.decorator].format(low=low, eps=eps)
+    models = "" if card.decorator == "experiment" else "net.py:make --data test.npz "
+    line = f"ironglass {card.family} {card.name} {models}"
+    threat = f"--norm {low} --eps {eps} " if card.norms else ""
+    return line + LINES[card.decorator].format(low=low, eps=eps, name=card.name, threat=threat)
 
 
 def python(card: Card) -> str:
@@ -109,8 +124,8 @@ def python(card: Card) -> str:
     norm = low.capitalize()
     threat = f", ig.{norm}({eps})" if card.norms else ""
     call = CALLS.get(card.decorator, "model, …").format(norm=norm, eps=eps, threat=threat)
-    options = "".join(f", {option.name}={option.default!r}" for option in card.options)
-    return f"ig.{card.family}.{card.name}({call}{options})"
+    parts = [call, *(f"{option.name}={option.default!r}" for option in card.options)]
+    return f"ig.{card.family}.{card.name}({', '.join(part for part in parts if part)})"
 
 
 def _threat(card: Card) -> tuple[str, str]:
@@ -136,6 +151,7 @@ def _page(card: Card, screen: Screen) -> Iterator[str]:
         "norms": ", ".join(card.norms),
         "goal": ("untargeted or targeted" if card.targeted else "untargeted") if card.decorator == "attack" else "",
         "inputs": ", ".join(card.inputs),
+        "is": _nature(card) if card.decorator == "defence" else "",
         "tags": ", ".join(card.tags),
         "cost": f"{card.passes(CLASSES, {}):,.6g} passes a sample at the defaults, {CLASSES} classes: {card.cost}",
     }
@@ -153,6 +169,12 @@ def _page(card: Card, screen: Screen) -> Iterator[str]:
     yield head("python")
     yield "  import ironglass as ig"
     yield f"  {python(card)}"
+
+
+def _nature(card: Card) -> str:
+    """Returns what a defence declares of itself: attacks go through it as that demands."""
+    words = (("differentiable", card.differentiable), ("random", card.stochastic))
+    return ", ".join(word if is_so else f"not {word}" for word, is_so in words)
 
 
 def _options(card: Card) -> Iterator[str]:

@@ -100,13 +100,10 @@ def load(flags: Mapping[str, Any], config: Config) -> Subject:
         InputError: if one of them cannot be loaded, or is not what the flags say.
     """
     model_name, data_name = named(flags["model"], flags["data"])
-    names = read_names(flags["labels"])
+    options = _asked(flags)
     from ironglass.models.data import load_data
     from ironglass.models.sources import load_model
 
-    options = {name: flags[name] for name in ("weights", "bounds", "classes", "trust_pickle", "access")}
-    options |= {"mean": _single(flags["mean"]), "std": _single(flags["std"]), "labels": names}
-    options["device"] = device(flags["device"])
     model = load_model(model_name, **options)
     data = load_data(data_name, shape=model.shape, labels=model.names, samples=config.samples, seed=config.seed)
     learned = _learned(model, data, flags, model_name)
@@ -118,6 +115,36 @@ def load(flags: Mapping[str, Any], config: Config) -> Subject:
     if not model.names and data.labels is not None and len(data.labels) == model.classes:
         model.names = data.labels
     return Subject(model, data, _source(flags, model_name, data_name))
+
+
+def others(flags: Mapping[str, Any], names: Sequence[str], case: Subject) -> dict[str, Adapter]:
+    """Loads more models for the same samples, and returns all of them by name, the first included.
+
+    Raises:
+        InputError: if one cannot be loaded, or weights were given that could be anyone's.
+    """
+    from ironglass.models.sources import load_model
+
+    if names and flags["weights"] is not None:
+        raise InputError("--weights was given with several models", "let each file's factory load its own")
+    models, specs = [case.model], [flags["model"] or DEMO, *names]
+    for name in names:
+        model = load_model(name, **_asked(flags))
+        learned = _learned(model, case.data, flags, name)
+        models.append(load_model(name, **(_asked(flags) | learned)) if learned else model)
+    called = [model.name or spec for model, spec in zip(models, specs, strict=True)]
+    if len(set(called)) < len(called):
+        called = list(specs)
+    if len(set(called)) < len(called):
+        raise InputError(f"a model is given twice: {', '.join(called)}", "name each once")
+    return dict(zip(called, models, strict=True))
+
+
+def _asked(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the flags say about the model."""
+    options = {name: flags[name] for name in ("weights", "bounds", "classes", "trust_pickle", "access")}
+    options |= {"mean": _single(flags["mean"]), "std": _single(flags["std"]), "labels": read_names(flags["labels"])}
+    return options | {"device": device(flags["device"])}
 
 
 def _learned(model: Adapter, data: Data, flags: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ironglass.core.diagnosis import Diagnosis
-    from ironglass.core.results import AttackResult, Attribution, Certificate, Estimate, Result
+    from ironglass.core.results import AttackResult, Attribution, Certificate, Estimate, Result, Smoothed
     from ironglass.models.adapter import Adapter
 
 SHOWN = 3
@@ -62,6 +62,7 @@ def certificate(result: Certificate) -> dict[str, Any]:
         "kind": "proof",
         "verified": verified,
         **_share("share_verified", verified, len(result)),
+        **({} if result.falsified is None else {"falsified": int(result.falsified.sum())}),
         "mean_margin": _finite(float(result.margin.double().mean())),
     }
 
@@ -70,7 +71,10 @@ def certificate_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     """Yields a certificate's figures for a person."""
     total = figures["samples"]
     yield f"  proven           {_said(figures, 'share_verified')}, {figures['verified']} of {total} samples"
-    yield f"  not proven       {total - figures['verified']} samples, which may be safe or not"
+    broken = figures.get("falsified", 0)
+    if broken:
+        yield f"  falsified        {broken} samples, by a point that changes the label"
+    yield f"  not proven       {total - figures['verified'] - broken} samples, which may be safe or not"
     yield f"  mean margin      {number(figures['mean_margin'])}, a lower bound in logits"
     yield from _paid(figures)
 
@@ -97,6 +101,32 @@ def estimate_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield f"  at least {number(eps):7} {share}, estimated"
     if figures["poor_fits"]:
         yield f"  poor fits        {figures['poor_fits']} samples (p < 0.05): no trust in their estimate"
+    yield from _paid(figures)
+
+
+def smoothed(result: Smoothed) -> dict[str, Any]:
+    """Returns what holds of the smoothed classifier."""
+    holds = int(result.holds.sum())
+    return {
+        **_common(result),
+        "kind": "smoothed",
+        "confidence": result.confidence,
+        "right": int((result.decision == result.y).sum()),
+        "abstained": int((result.decision < 0).sum()),
+        "median_radius": _median(result.radius),
+        "holds": holds,
+        **_share("share_holds", holds, len(result)),
+    }
+
+
+def smoothed_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yields them for a person, who must not take them for a proof about the model."""
+    eps, norm = figures["threat"]["eps"], figures["threat"]["norm"]
+    yield "  of the smoothed classifier, which votes under noise; of the model itself nothing is proven"
+    yield f"  right            {figures['right']} samples; it abstains on {figures['abstained']}"
+    yield f"  median radius    {number(figures['median_radius'])} in {norm}"
+    share = f"{_said(figures, 'share_holds')}, {figures['holds']} samples"
+    yield f"  right within {number(eps):4} {share}, each with probability {figures['confidence']:.4g}"
     yield from _paid(figures)
 
 

@@ -17,7 +17,7 @@ from ironglass.core.errors import BudgetExceeded, InputError
 
 if TYPE_CHECKING:
     from ironglass.core.diagnosis import Diagnosis
-    from ironglass.core.results import AttackResult, Attribution, Certificate, Estimate, Result
+    from ironglass.core.results import AttackResult, Attribution, Certificate, Estimate, Result, Smoothed
     from ironglass.core.values import Norm, Threat
 
 ENDINGS = {"save": (".safetensors",), "output": (".html", ".safetensors")}
@@ -65,19 +65,22 @@ def attack(ask: Ask, case: Subject) -> int:
 
     y, target = case.data.y, ask.flags.get("target")
     goal = Avoid(y) if target is None else Reach(torch.full_like(y, target))
-    result = cast("AttackResult", _judged(ask, case, case.data.x, goal, _threat(ask)))
+    result = cast("AttackResult", _judged(ask, case, case.data.x, goal, threat_of(ask)))
     figures = summary.attack(result)
     return _finish(ask, case, result, figures, summary.attack_lines(figures), ask.flags["save"])
 
 
 def certify(ask: Ask, case: Subject) -> int:
-    """Certifies, and says what is proven; an estimate is called one."""
+    """Certifies, and says what is proven; an estimate is called one, and so is a promise on a smoothed classifier."""
     from ironglass.cli import summary
 
-    result = _judged(ask, case, case.data.x, case.data.y, _threat(ask))
+    result = _judged(ask, case, case.data.x, case.data.y, threat_of(ask))
     if ask.card.decorator == "estimate":
         figures = summary.estimate(cast("Estimate", result))
         lines = summary.estimate_lines(figures)
+    elif ask.card.decorator == "smoothed":
+        figures = summary.smoothed(cast("Smoothed", result))
+        lines = summary.smoothed_lines(figures)
     else:
         figures = summary.certificate(cast("Certificate", result))
         lines = summary.certificate_lines(figures)
@@ -88,7 +91,7 @@ def diagnose(ask: Ask, case: Subject) -> int:
     """Examines the model, and says which checks raise an alarm."""
     from ironglass.cli import summary
 
-    result = cast("Diagnosis", _judged(ask, case, case.data.x, case.data.y, _threat(ask)))
+    result = cast("Diagnosis", _judged(ask, case, case.data.x, case.data.y, threat_of(ask)))
     figures = summary.diagnosis(result)
     return _finish(ask, case, result, figures, summary.diagnosis_lines(figures), ask.flags["save"])
 
@@ -110,7 +113,7 @@ def explain(ask: Ask, case: Subject) -> int:
     if path is not None and path.suffix == ".html":
         from ironglass.cli import maps
 
-        _write(path, maps.page(result, case, ask.screen.command))
+        write(path, maps.page(result, case, ask.screen.command))
         return _finish(ask, case, result, figures, lines, None, path)
     return _finish(ask, case, result, figures, lines, path)
 
@@ -165,7 +168,7 @@ def _judged(ask: Ask, case: Subject, *args: Any) -> Result:
         return runner(get(ask.card.name), *args, **ask.options)
 
 
-def _threat(ask: Ask) -> Threat:
+def threat_of(ask: Ask) -> Threat:
     """Returns the threat that the flags name; an attack without a radius searches for the smallest change."""
     from ironglass.core.values import Threat
 
@@ -190,7 +193,7 @@ def _finish(
         try:
             result.save(save)
         except OSError as error:
-            raise _unwritten(save, error) from error
+            raise unwritten(save, error) from error
     threat, path = getattr(result, "threat", None), save or written
     head = f"{result.method} on {safe(case.model.name)}" + (f", {threat}" if threat is not None else "")
     shown = [ask.screen.style(f"{head}: {len(result)} samples of {safe(case.data.name)}", bold=True), *lines]
@@ -204,12 +207,18 @@ def _finish(
     return BudgetExceeded.exit_code if result.partial else 0
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Writes a text file.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
     try:
         path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        raise _unwritten(path, error) from error
+        raise unwritten(path, error) from error
 
 
-def _unwritten(path: Path, error: OSError) -> InputError:
+def unwritten(path: Path, error: OSError) -> InputError:
+    """Returns what is said of a file that cannot be written."""
     return InputError(f"cannot write {path}: {error.strerror or error}", "give a file that can be written")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from .draws import Draws
+from .errors import MethodFailed
 from .values import Bounds
 
 Rows = Tensor | slice
@@ -18,6 +20,26 @@ Run = Callable[[Tensor], Tensor]
 """The network: inputs ``(n, *shape)`` in the user's units to scores ``(n, classes)``. Each run is charged."""
 Through = Callable[[Run, Tensor, Rows], Tensor]
 """``through(run, x, rows) -> scores``: runs the network its own way, so that the gradient to ``x`` is what it wants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a defence knows of the inputs that it transforms: their bounds, and the draws of this query.
+
+    Args:
+        bounds: of the inputs, the user's.
+        random: a stream a sample; None for a defence that does not declare ``stochastic=True``.
+    """
+
+    bounds: Bounds
+    random: Draws | None = None
+
+    @property
+    def draws(self) -> Draws:
+        """The samples' streams: another draw every query, the same whatever stands beside a sample in the batch."""
+        if self.random is None:
+            raise MethodFailed("the defence draws, and does not declare it", "declare stochastic=True")
+        return self.random
 
 
 class Pass(NamedTuple):
@@ -48,6 +70,10 @@ class Model(Protocol):
     classes: int
 
     @property
+    def undefended(self) -> Model | None:
+        """The same model without its defence, where it has one and a study wants to know what the defence adds."""
+
+    @property
     def names(self) -> Sequence[str]:
         """The classes' names; empty where they have none."""
 
@@ -56,6 +82,9 @@ class Model(Protocol):
 
     def scores(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Returns the logits ``(n, classes)``, without a graph."""
+
+    def right(self, x: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Returns which inputs are labelled right ``(n,)``; by a random model in most of many fresh draws."""
 
     def value_and_grad(self, x: Tensor, loss: Loss, rows: Tensor | None = None, layer: str | None = None) -> Pass:
         """Returns the loss of each row and its gradient to ``x``: the only way to a gradient.
@@ -119,3 +148,15 @@ class Model(Protocol):
 
     def take(self, rows: Tensor) -> Model:
         """Returns this model seen by a part of the samples: row i there is row ``rows[i]`` here."""
+
+
+class Detector(Protocol):
+    """What tells adversarial inputs from legitimate ones: a score, the higher the more suspicious, and a threshold."""
+
+    threshold: float
+
+    def score(self, x: Tensor) -> Tensor:
+        """Returns how suspicious inputs are ``(n,)``."""
+
+    def detect(self, x: Tensor) -> Tensor:
+        """Returns which inputs are flagged ``(n,)``."""

@@ -13,10 +13,27 @@ from typing import Any
 from .errors import InputError, suggest
 
 PACKAGE = Path(__file__).resolve().parents[1]
-FAMILIES = ("explain", "visualize", "attack", "poison", "leak", "defend", "certify", "metric")
-DECORATORS = ("attack", "explain", "certify", "estimate", "metric", "diagnose", "study")
-HOMES = {"estimate": "certify", "diagnose": "metric", "study": "metric"}
-"""The family of a kind of method whose name is not the kind's own."""
+FAMILIES = ("explain", "visualize", "attack", "poison", "leak", "defend", "certify", "metric", "bench")
+HOMES = {
+    "attack": "attack",
+    "explain": "explain",
+    "certify": "certify",
+    "estimate": "certify",
+    "smoothed": "certify",
+    "metric": "metric",
+    "diagnose": "metric",
+    "study": "metric",
+    "uncertainty": "explain",
+    "train": "defend",
+    "defence": "defend",
+    "network_defence": "defend",
+    "detector": "defend",
+    "experiment": "bench",
+}
+"""The family of each kind of method, where its file does not say another."""
+DECORATORS = tuple(HOMES)
+MADE = ("defence", "network_defence", "detector")
+"""Kinds of method that make something of a model: they have no result of their own."""
 LADDER = ("labels", "scores", "gradient", "internals", "training")
 TAXONOMY = {
     "scope": ("local", "global"),
@@ -58,6 +75,7 @@ class Card:
     ``post hoc``, ``explains`` is ``data``, ``model`` or ``prediction`` for an explanation and empty for other methods.
     ``cost`` is an expression in the options that gives the expected passes a sample (a forward and its backward count
     as two). With ``finite`` an attack takes no infinite eps; ``needs`` names options whose default None will not do.
+    A defence says whether it is ``differentiable`` and ``stochastic``: attacks go through it as that demands.
     """
 
     name: str
@@ -75,6 +93,8 @@ class Card:
     explains: str = ""
     norms: tuple[str, ...] = ()
     finite: bool = False
+    differentiable: bool = True
+    stochastic: bool = False
     needs: tuple[str, ...] = ()
     targeted: bool = False
     random: bool = False
@@ -196,7 +216,7 @@ def card_of(function: Callable[..., Any], decorator: str, literals: Mapping[str,
         if parameter.kind is parameter.KEYWORD_ONLY
     ]
     parts = function.__module__.split(".")
-    family = parts[1] if len(parts) > 1 and parts[1] in FAMILIES else HOMES.get(decorator, decorator)
+    family = parts[1] if len(parts) > 1 and parts[1] in FAMILIES else HOMES[decorator]
     return make_card(
         function.__name__, family, decorator, function.__module__, inspect.getdoc(function) or "", literals, options
     )

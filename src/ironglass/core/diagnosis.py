@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -9,8 +10,8 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from .errors import InputError, suggest
-from .findings import Bars, Table
-from .results import Result
+from .findings import Bars, Chart, Table
+from .results import Attribution, Result
 from .statistics import wilson
 from .values import Threat
 
@@ -126,6 +127,20 @@ class Diagnosis(Result):
         )
 
 
+def figure(value: float, low: float, high: float, count: int, unit: str = "share") -> str:
+    """Returns a value with its interval, in a column's unit; a dash where it is a mean of nothing."""
+    if not count or math.isnan(value):
+        return "—"
+    if unit == "share" and low == value == high:
+        return f"{value:.1%}"
+    if unit == "share":
+        digits = int(0 < abs(value) < 0.02)
+        return f"{value:.{digits}%} [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+    shown = f"{value:,.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:.3g}"
+    known = math.isfinite(low) and math.isfinite(high) and (low, high) != (value, value)
+    return shown + (f" [{low:.3g}, {high:.3g}]" if known else "") + (f" {unit}" if unit else "")
+
+
 def _lower(text: str) -> str:
     return text[0].lower() + text[1:]
 
@@ -134,8 +149,9 @@ def _lower(text: str) -> str:
 class Study(Result):
     """A table of figures over all samples at once: ``values``, each in its 95 % interval, all ``(rows, columns)``.
 
-    ``counts`` are how many things a figure is a mean of; one over none says nothing. ``notes`` say in words what the
-    figures mean, and ``extras`` are tensors by name, what else the study found out.
+    ``counts`` are how many things a figure is a mean of; one over none says nothing. ``units`` are the columns', shares
+    where there are none. ``notes`` say in words what the figures mean, and ``extras`` are tensors by name, what else
+    the study found out.
     """
 
     y: Tensor
@@ -149,23 +165,33 @@ class Study(Result):
     row_head: str
     threat: Threat | None = None
     seed: int | None = None
+    units: Sequence[str] = ()
     notes: Sequence[str] = ()
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def table(self) -> Table:
-        """Returns the figures as shares with their intervals."""
-
-        def cell(value: float, low: float, high: float, count: int) -> str:
-            return f"{value:.0%} [{100 * low:.0f}, {100 * high:.0f}]" if count else "—"
-
+        """Returns the figures with their intervals, in the columns' units."""
+        units = self.units or ("share",) * len(self.column_names)
         figures = zip(*(part.tolist() for part in (self.values, self.low, self.high, self.counts)), strict=True)
         rows = [
-            (name, *(cell(*cells) for cells in zip(*parts, strict=True)))
+            (name, *(figure(*cells) for cells in zip(*parts, units, strict=True)))
             for name, parts in zip(self.row_names, figures, strict=True)
         ]
         return Table(
             id=self.method, caption=self.caption, columns=(self.row_head, *self.column_names), rows=tuple(rows)
         )
+
+    def charts(self) -> tuple[Chart, ...]:
+        """Returns the study's figures; the first is what `plot` draws. A kind of study says which they are."""
+        return ()
+
+    def tables(self) -> tuple[Table, ...]:
+        """Returns every table of the study, the main one first."""
+        return (self.table(),)
+
+    def maps(self) -> tuple[Attribution, ...]:
+        """Returns maps of the samples to show side by side, where the study has some."""
+        return ()
 
     def bars(self, column: str) -> Bars:
         """Returns one column as bars, without the rows that have no figure there."""

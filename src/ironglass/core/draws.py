@@ -44,6 +44,11 @@ def keys(x: Tensor) -> Tensor:
     return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=torch.int64)
 
 
+def branch(sample_keys: Tensor, number: Tensor) -> Tensor:
+    """Returns the keys of other streams of the same samples: a stream a number, int64 ``(N,)`` both."""
+    return _mix(sample_keys ^ _mix(number * _GAMMA + 1))
+
+
 class Draws:
     """One counter-based stream a sample.
 

@@ -103,6 +103,70 @@ class Bars:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One cell of a matrix: a value in [0, 1], None where nothing was measured, and a short line beneath it."""
+
+    value: float | None
+    line: str = ""
+
+    def __post_init__(self) -> None:
+        _finite("a cell", (number for number in (self.value,) if number is not None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """A heat map of shares: rows under column heads, each cell its value and a line; a rule may set off last rows."""
+
+    id: str
+    caption: str
+    row_label: str
+    column_label: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: tuple[tuple[Cell, ...], ...]
+    apart: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.cells) != len(self.rows) or any(len(row) != len(self.columns) for row in self.cells):
+            raise ValueError(f"matrix {self.id}: every one of {len(self.rows)} rows needs {len(self.columns)} cells")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One named point of a scatter, with the 95 % interval of its height; ``chosen`` sets it off from the others."""
+
+    label: str
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+    chosen: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = (self.x, self.y, self.low, self.high)
+        _finite(f"point {self.label}", (number for number in numbers if number is not None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scatter:
+    """Named points over one axis, and a line through them where one was fitted; ``y`` has the unit ``y_unit``."""
+
+    id: str
+    caption: str
+    x_label: str
+    y_label: str
+    points: tuple[Point, ...]
+    line: Series | None = None
+    log_x: bool = False
+    x_unit: str = "share"
+    y_unit: str = ""
+
+
+Chart = Curve | Bars | Matrix | Scatter
+"""What is drawn of numbers; pictures are a gallery's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     """One embedded picture: a ``data:`` address, its text equivalent and a line beneath."""
 
@@ -153,6 +217,8 @@ class Section:
     sentence: str
     curves: tuple[Curve, ...] = ()
     bars: tuple[Bars, ...] = ()
+    matrices: tuple[Matrix, ...] = ()
+    scatters: tuple[Scatter, ...] = ()
     galleries: tuple[Gallery, ...] = ()
     tables: tuple[Table, ...] = ()
 

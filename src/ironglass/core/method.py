@@ -5,20 +5,24 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, cast
 
 from torch import Tensor
 
 from .catalogue import Card, card_of, find
 from .diagnosis import Diagnosis, Examined, Study
-from .results import AttackResult, Attribution, Certificate, Estimate, Map, Score
+from .results import AttackResult, Attribution, Certificate, CertifiedRadius, Estimate, Map, Proof, Score, Smoothed
+from .training import Recipe, Tick, Trained
+from .uncertainty import Uncertainty
 from .values import Goal, Threat
 
 if TYPE_CHECKING:
-    from .access import Model
+    from .access import Model, Query
 
 P = ParamSpec("P")
 M = TypeVar("M", bound="Method[Any]")
+S_co = TypeVar("S_co", bound=Study, covariant=True)
 Access = Literal["labels", "scores", "gradient", "internals", "training"]
 _defined: dict[str, Method[Any]] = {}
 
@@ -99,6 +103,13 @@ class Certify(Method[P]):
         """Bounds the margin over the ball."""
         return cast(Certificate, self._judged(model, x, y, threat, *args, **options))
 
+    def radius(
+        self, model: object, x: Tensor, y: Tensor, threat: Threat, *, rounds: int = 10, **options: Any
+    ) -> CertifiedRadius:
+        """Returns each sample's largest radius up to ``threat.eps`` that is proven, exact to ``eps / 2**rounds``."""
+        find = importlib.import_module("ironglass.run").certified_radius
+        return cast(CertifiedRadius, find(self, model, x, y, threat, rounds=rounds, **options))
+
 
 class Estimates(Method[P]):
     """An estimate of the robust radius, without guarantee: ``clever(model, x, y, L2(5))`` returns an `Estimate`."""
@@ -108,6 +119,16 @@ class Estimates(Method[P]):
     ) -> Estimate:
         """Estimates the radius up to ``threat.eps``."""
         return cast(Estimate, self._judged(model, x, y, threat, *args, **options))
+
+
+class Smooths(Method[P]):
+    """A promise on a smoothed classifier: ``smoothing(model, x, y, L2(0.5))`` returns a `Smoothed`."""
+
+    def __call__(
+        self, model: object, x: Tensor, y: Tensor, threat: Threat, *args: P.args, **options: P.kwargs
+    ) -> Smoothed:
+        """Finds the radius in which the smoothed classifier keeps its decision."""
+        return cast(Smoothed, self._judged(model, x, y, threat, *args, **options))
 
 
 class Metric(Method[P]):
@@ -128,8 +149,8 @@ class Diagnose(Method[P]):
         return cast(Diagnosis, self._judged(model, x, y, threat, *args, **options))
 
 
-class Studies(Method[P]):
-    """A study of models on a whole set: ``unit_semantics(model, x, y)`` returns a `Study`."""
+class Studies(Method[P], Generic[P, S_co]):
+    """A study of models on a whole set: ``unit_semantics(model, x, y)`` returns a `Study`, or a kind of one."""
 
     def __call__(
         self,
@@ -139,19 +160,101 @@ class Studies(Method[P]):
         threat: Threat | None = None,
         *args: P.args,
         **options: P.kwargs,
-    ) -> Study:
+    ) -> S_co:
         """Studies one model, several, or several by name; a threat is given where the card has norms."""
         run = importlib.import_module("ironglass.run").run_study
-        return cast(Study, run(self, models, x, y, threat, *args, **options))
+        return cast(S_co, run(self, models, x, y, threat, *args, **options))
+
+
+class Experiment(Method[P], Generic[P, S_co]):
+    """An experiment without a model, such as a law of the field on a toy: ``sample_complexity()`` is a `Study`."""
+
+    def __call__(self, *args: P.args, **options: P.kwargs) -> S_co:
+        """Runs the experiment."""
+        return cast(S_co, importlib.import_module("ironglass.run").run_experiment(self, *args, **options))
+
+
+class Trains(Method[P]):
+    """A training: ``trades(model, (x, y), Linf(0.1))`` returns a stronger copy of the network, `Trained`."""
+
+    def __call__(
+        self,
+        model: object,
+        data: tuple[Tensor, Tensor],
+        threat: Threat | None = None,
+        check: tuple[Tensor, Tensor] | None = None,
+        checkpoint: str | Path | None = None,
+        progress: Tick | None = None,
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> Trained:
+        """Trains a copy of the network; the one that is given is not touched.
+
+        Args:
+            model: a network, or what `wrap` made of it.
+            data: samples ``(N, *shape)`` in input units, and labels ``(N,)``. A part is kept back: by it the best epoch
+                is chosen.
+            threat: to train against.
+            check: samples and labels for the figures before and after; those kept back if None.
+            checkpoint: a file that is written after each epoch; the same call takes an interrupted training up again.
+            progress: told after each epoch ``(epochs done, epochs in all, what it came to)``.
+            args: none; options are given by name.
+            options: of the method.
+        """
+        run = importlib.import_module("ironglass.run").run_training
+        return cast(Trained, run(self, model, data, threat, check, checkpoint, progress, *args, **options))
+
+
+class Defence(Method[P]):
+    """A defence that transforms inputs: ``feature_squeezing(model, bits=1)`` returns the model behind it.
+
+    What comes back is a model: attacks, explanations and audits take it, and go through the defence. Its
+    ``undefended`` is the model that was given.
+    """
+
+    def __call__(self, model: object, *args: P.args, **options: P.kwargs) -> Any:
+        """Puts the defence before a model."""
+        return importlib.import_module("ironglass.models.defended").defend(self, model, options)
+
+
+class NetworkDefence(Method[P]):
+    """A defence that changes the network, by labelled samples: ``deepcloak(model, x, y, Linf(0.1))``."""
+
+    def __call__(self, model: object, x: Tensor, y: Tensor, threat: Threat, *args: P.args, **options: P.kwargs) -> Any:
+        """Returns the model with a changed copy of its network; ``undefended`` is the model that was given."""
+        return importlib.import_module("ironglass.models.defended").changed(self, model, (x, y, threat), options)
+
+
+class Detects(Method[P]):
+    """A detector of adversarial inputs: ``squeezing_detector(model, x, fpr=0.05)`` returns a fitted `Detector`."""
+
+    def __call__(self, model: object, x: Tensor, *args: P.args, **options: P.kwargs) -> Any:
+        """Sets the threshold so that of these legitimate samples at most a share ``fpr`` is flagged."""
+        return importlib.import_module("ironglass.models.detector").fit(self, model, x, options)
+
+
+class Uncertain(Method[P]):
+    """Predictive uncertainty: ``mc_dropout(model, x, samples=50)`` returns an `Uncertainty`."""
+
+    def __call__(self, model: object, x: Tensor, *args: P.args, **options: P.kwargs) -> Uncertainty:
+        """Predicts with several draws, and says where they disagree."""
+        found = importlib.import_module("ironglass.run.uncertain").run_uncertainty(self, model, x, **options)
+        return cast(Uncertainty, found)
 
 
 AttackFunction = Callable[Concatenate["Model", Tensor, Goal, Threat, P], Tensor]
 ExplainFunction = Callable[Concatenate["Model", Tensor, Tensor, P], Tensor | Map]
-CertifyFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Tensor]
+CertifyFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Tensor | Proof]
 EstimateFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], tuple[Tensor, Tensor]]
+SmoothedFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], tuple[Tensor, Tensor, float]]
 MetricFunction = Callable[Concatenate["Model", Attribution, P], Score]
 DiagnoseFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Examined]
-StudyFunction = Callable[Concatenate[Mapping[str, "Model"], Tensor, Tensor, Threat | None, P], Study]
+StudyFunction = Callable[Concatenate[Mapping[str, "Model"], Tensor, Tensor, Threat | None, P], S_co]
+TrainFunction = Callable[Concatenate[Threat | None, P], Recipe]
+DefenceFunction = Callable[Concatenate[Tensor, "Query", P], Tensor]
+NetworkDefenceFunction = Callable[Concatenate["Model", Tensor, Tensor, Threat, P], Any]
+DetectorFunction = Callable[Concatenate[Any, P], Any]
+UncertaintyFunction = Callable[Concatenate[Any, Tensor, P], Any]
 
 
 def _known(method: M) -> M:
@@ -186,7 +289,7 @@ def explain(
 def certify(
     *, title: str, paper: str, access: Access, norms: tuple[str, ...], cost: str, **more: Any
 ) -> Callable[[CertifyFunction[P]], Certify[P]]:
-    """Declares a proof: ``f(model, x, y, threat, *, …) -> margin``, a sound lower bound ``(N,)``."""
+    """Declares a proof: ``f(model, x, y, threat, *, …) -> margin``, a sound lower bound ``(N,)``, or a `Proof`."""
     card = dict(title=title, paper=paper, access=access, norms=norms, cost=cost, **more)
 
     def declare(function: CertifyFunction[P]) -> Certify[P]:
@@ -203,6 +306,18 @@ def estimate(
 
     def declare(function: EstimateFunction[P]) -> Estimates[P]:
         return _known(Estimates(function, card_of(function, "estimate", card)))
+
+    return declare
+
+
+def smoothed(
+    *, title: str, paper: str, access: Access, norms: tuple[str, ...], cost: str, **more: Any
+) -> Callable[[SmoothedFunction[P]], Smooths[P]]:
+    """Declares a promise on a smoothed classifier: ``f(model, x, y, threat, *, …)`` to decision, radius, confidence."""
+    card = dict(title=title, paper=paper, access=access, norms=norms, cost=cost, **more)
+
+    def declare(function: SmoothedFunction[P]) -> Smooths[P]:
+        return _known(Smooths(function, card_of(function, "smoothed", card)))
 
     return declare
 
@@ -233,11 +348,92 @@ def diagnose(
 
 def study(
     *, title: str, paper: str, access: Access, cost: str, **more: Any
-) -> Callable[[StudyFunction[P]], Studies[P]]:
+) -> Callable[[StudyFunction[P, S_co]], Studies[P, S_co]]:
     """Declares a study: ``f(models by name, x, y, threat, *, …) -> Study``; it sees all samples at once."""
     card = dict(title=title, paper=paper, access=access, cost=cost, **more)
 
-    def declare(function: StudyFunction[P]) -> Studies[P]:
+    def declare(function: StudyFunction[P, S_co]) -> Studies[P, S_co]:
         return _known(Studies(function, card_of(function, "study", card)))
+
+    return declare
+
+
+def experiment(
+    *, title: str, paper: str, access: Access, cost: str, **more: Any
+) -> Callable[[Callable[P, S_co]], Experiment[P, S_co]]:
+    """Declares an experiment, which takes no model, and so asks for no access: ``f(*, …) -> Study``."""
+    card = dict(title=title, paper=paper, access=access, cost=cost, **more)
+
+    def declare(function: Callable[P, S_co]) -> Experiment[P, S_co]:
+        return _known(Experiment(function, card_of(function, "experiment", card)))
+
+    return declare
+
+
+def defence(
+    *, title: str, paper: str, access: Access, differentiable: bool, cost: str, stochastic: bool = False, **more: Any
+) -> Callable[[DefenceFunction[P]], Defence[P]]:
+    """Declares a defence that transforms inputs: ``f(x, query, *, …) -> x'``, and what it is.
+
+    Where it is not ``differentiable`` it keeps the shape, and gradients pass it as the identity. Where it is
+    ``stochastic`` it takes ``query.draws``, and has the options ``passes`` (draws that one answer is a mean of),
+    ``samples`` (draws that an attack's gradient is a mean of) and ``seed``, which the model around it sees to.
+    """
+    card = dict(title=title, paper=paper, access=access, cost=cost, differentiable=differentiable, **more)
+
+    def declare(function: DefenceFunction[P]) -> Defence[P]:
+        made: Defence[P] = _known(Defence(function, card_of(function, "defence", card | {"stochastic": stochastic})))
+        missing = {"passes", "samples", "seed"} - {option.name for option in made.card.options}
+        if stochastic and missing:
+            raise TypeError(f"{made.card.name} draws, and lacks the options {', '.join(sorted(missing))}")
+        return made
+
+    return declare
+
+
+def train(
+    *, title: str, paper: str, access: Access, norms: tuple[str, ...], cost: str, **more: Any
+) -> Callable[[TrainFunction[P]], Trains[P]]:
+    """Declares a training: ``f(threat, *, …) -> Recipe``, the loss of a batch and the course of the loop."""
+    card = dict(title=title, paper=paper, access=access, norms=norms, cost=cost, **more)
+
+    def declare(function: TrainFunction[P]) -> Trains[P]:
+        return _known(Trains(function, card_of(function, "train", card)))
+
+    return declare
+
+
+def network_defence(
+    *, title: str, paper: str, access: Access, norms: tuple[str, ...], cost: str, **more: Any
+) -> Callable[[NetworkDefenceFunction[P]], NetworkDefence[P]]:
+    """Declares a defence that changes the network: ``f(model, x, y, threat, *, …) -> network`` in the user's units."""
+    card = dict(title=title, paper=paper, access=access, norms=norms, cost=cost, **more)
+
+    def declare(function: NetworkDefenceFunction[P]) -> NetworkDefence[P]:
+        return _known(NetworkDefence(function, card_of(function, "network_defence", card)))
+
+    return declare
+
+
+def detector(
+    *, title: str, paper: str, access: Access, cost: str, **more: Any
+) -> Callable[[DetectorFunction[P]], Detects[P]]:
+    """Declares a detector: ``f(model, *, …) -> Watch``, which views of a sample it takes and what it makes of them."""
+    card = dict(title=title, paper=paper, access=access, cost=cost, **more)
+
+    def declare(function: DetectorFunction[P]) -> Detects[P]:
+        return _known(Detects(function, card_of(function, "detector", card)))
+
+    return declare
+
+
+def uncertainty(
+    *, title: str, paper: str, access: Access, cost: str, **more: Any
+) -> Callable[[UncertaintyFunction[P]], Uncertain[P]]:
+    """Declares predictive uncertainty: ``f(model, x, *, …) -> Predicted``, probabilities a draw and what noise adds."""
+    card = dict(title=title, paper=paper, access=access, cost=cost, **more)
+
+    def declare(function: UncertaintyFunction[P]) -> Uncertain[P]:
+        return _known(Uncertain(function, card_of(function, "uncertainty", card)))
 
     return declare

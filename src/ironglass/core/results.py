@@ -48,6 +48,14 @@ class Map:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Proof:
+    """What a proof returns when it knows more than the margin: counterexamples ``(N, *shape)``, x where it has none."""
+
+    margin: Tensor
+    counterexample: Tensor
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Result:
     """What every method's result carries: the inputs, the method, its options, and what it cost.
@@ -78,7 +86,7 @@ class Result:
     def _repr_png_(self) -> bytes | None:
         """Shows the figure in a notebook, where there is one of this kind."""
         try:
-            return cast(bytes, importlib.import_module("ironglass.report.plots").png(self))
+            return cast(bytes, importlib.import_module("ironglass.report.plots").png(self.plot()))
         except InputError:
             return None
 
@@ -86,7 +94,7 @@ class Result:
         """Writes one safetensors file that `load` reads back."""
         from safetensors.torch import save_file
 
-        tensors, plain = {}, {"kind": type(self).__name__}
+        tensors, plain = {}, {"kind": type(self).__name__, "home": type(self).__module__}
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, Tensor):
@@ -134,19 +142,18 @@ def load(path: str | Path) -> Result:
     """
     from safetensors import SafetensorError, safe_open
 
-    from .diagnosis import Check, Diagnosis, Study  # which builds on this module
+    from .diagnosis import Check  # which builds on this module
 
-    known = (AttackResult, Attribution, Certificate, Estimate, Score, Diagnosis, Study)
-    kinds: dict[str, type[Result]] = {kind.__name__: kind for kind in known}
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             plain = dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read {path}: {error}", "give a file that a result's save() wrote") from error
-    if plain.get("kind") not in kinds:
+    kind = _kind(plain.get("home", ""), plain.get("kind", ""))
+    if kind is None:
         raise InputError(f"{path} holds no Ironglass result", "give a file that a result's save() wrote")
-    values: dict[str, Any] = {name: json.loads(value) for name, value in plain.items() if name != "kind"}
+    values: dict[str, Any] = {name: json.loads(value) for name, value in plain.items() if name not in ("kind", "home")}
     if "threat" in values:
         values["threat"] = Threat(**values["threat"], mask=tensors.pop("threat.mask", None))
     if "cost" in values:
@@ -156,8 +163,19 @@ def load(path: str | Path) -> Result:
     extras = {name: tensors.pop(name) for name in list(tensors) if name.startswith("extras.")}
     if extras:
         values["extras"] = {name.removeprefix("extras."): extra for name, extra in extras.items()}
-    result: Result = kinds[plain["kind"]](**values, **tensors)
-    return result
+    return kind(**values, **tensors)
+
+
+def _kind(home: str, name: str) -> type[Result] | None:
+    """Returns the class of results of that name in a module of ours; no other module is ever imported."""
+    parts = home.split(".")
+    if parts[0] != "ironglass" or not all(part.isidentifier() for part in parts):
+        return None
+    try:
+        found = getattr(importlib.import_module(home), name, None)
+    except ImportError:
+        return None
+    return found if isinstance(found, type) and issubclass(found, Result) else None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -168,7 +186,8 @@ class AttackResult(Result):
     ``distance`` is that of the failed try. ``queries`` counts samples through the model (forward passes) a sample;
     ``first_success`` is that count at the first query which reached the goal, -1 where none did. ``before`` and
     ``after`` are the scores, or one-hot labels where the model gives labels alone. With ``quantize="uint8"`` all of
-    this is of the rounded picture, and ``unrounded`` says whether the goal was reached before rounding.
+    this is of the rounded picture, and ``unrounded`` says whether the goal was reached before rounding. Where a
+    defence draws, ``share`` is that of fresh draws at which the goal is reached, and more than half make a success.
     """
 
     adversarial: Tensor
@@ -183,6 +202,7 @@ class AttackResult(Result):
     threat: Threat
     seed: int | None = None
     unrounded: Tensor | None = None
+    share: Tensor | None = None
 
     @property
     def success_rate(self) -> float:
@@ -252,11 +272,34 @@ class Attribution(Result):
 class Certificate(Result):
     """What is proven: ``verified`` is True only where the ``margin``, a sound lower bound, is positive.
 
-    Not verified means *not proven*, never *unsafe*.
+    Not verified means *not proven*, never *unsafe*: unsafe is what the runner itself has seen to be labelled otherwise.
+    Methods that search for it give the ``counterexample``, a point of the ball (x where they have none), and
+    ``falsified`` says where that changes the label; both are None for methods that do not search.
     """
 
     verified: Tensor
     margin: Tensor
+    y: Tensor
+    threat: Threat
+    falsified: Tensor | None = None
+    counterexample: Tensor | None = None
+
+    def radius(self, model: object, rounds: int = 10) -> CertifiedRadius:
+        """Returns the largest radius up to this threat's that the same method proves, as `Certify.radius` does."""
+        method = importlib.import_module("ironglass.core.method").get(self.method, "certify")
+        found = method.radius(model, self.x, self.y, self.threat, rounds=rounds, **self.options)
+        return cast(CertifiedRadius, found)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CertifiedRadius(Result):
+    """The largest radius ``(N,)`` that was proven, at most ``threat.eps``; a larger one may hold and not be proven.
+
+    ``verified`` is False, and the radius 0, where not even the decision at x itself is proven.
+    """
+
+    radius: Tensor
+    verified: Tensor
     y: Tensor
     threat: Threat
 
@@ -273,13 +316,37 @@ class Estimate(Result):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Smoothed(Result):
+    """What holds of a *smoothed* classifier, with a probability: no proof, and nothing of the bare model.
+
+    The smoothed classifier decides as the model does most often on x with noise. With probability ``confidence``, a
+    sample at a time, its ``decision`` (N,) stays the same within the l2 ``radius`` (N,); where it abstains they are -1
+    and 0.
+    """
+
+    decision: Tensor
+    radius: Tensor
+    confidence: float
+    y: Tensor
+    threat: Threat
+    seed: int | None = None
+
+    @property
+    def holds(self) -> Tensor:
+        """Whether the smoothed classifier is right, and keeps its decision under the threat ``(N,)``."""
+        return (self.decision == self.y) & (self.radius > self.threat.eps)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Score(Result):
     """A figure a sample on how far an answer can be believed.
 
     ``values`` is ``(N,)`` or ``(N, steps)`` with ``steps`` named; ``passed`` is the metric's verdict a sample.
+    ``reference``, of the same shape, is the figure that a metric holds them against, where it has one.
     """
 
     values: Tensor
     passed: Tensor
     steps: Sequence[str] = ()
     of: str = ""
+    reference: Tensor | None = None

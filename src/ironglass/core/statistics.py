@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from statistics import NormalDist, fmean
 
 
-def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     r"""Returns Wilson's score interval for a proportion.
 
     .. math:: \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n}
 
     Args:
-        successes: how many of the trials, ``0 <= successes <= trials``.
+        successes: how many of the trials, ``0 <= successes <= trials``. Of a mean of values in [0, 1], their sum: it
+            varies no more than a count with the same mean, so the interval is on the safe side.
         trials: sample size; 0 gives the whole interval ``(0, 1)``.
         confidence: coverage aimed at.
     """

@@ -142,23 +142,29 @@ TAIL = -15.0
 
 
 def _cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    r"""Cross-entropy :math:`\mathrm{softplus}(u)`, with ``u`` the log-sum-exp of the other logits less the own one.
+    r"""Cross-entropy :math:`\mathrm{softplus}(u)`, with ``u`` the log-sum-exp of the other logits less that of the own.
 
     Far below 0 both it and its gradient are :math:`e^u`, which float32 knows only to -103. There the tail
     :math:`e^{-15} / (1 - 15 - u)` takes over: of the same value and, to 1e-6, slope where it begins, rising all the
     way, and so with a gradient of the same direction.
     """
-    own = scores.gather(1, labels[:, None])
-    others = scores.scatter(1, labels[:, None], -torch.inf).logsumexp(1, keepdim=True)
+    own, others = _own_and_others(scores, labels)
+    own, others = (own if labels.ndim == 1 else own.logsumexp(1, keepdim=True)), others.logsumexp(1, keepdim=True)
     over = (others - own)[:, 0]
     start = math.log1p(math.exp(TAIL))
     return torch.where(over < TAIL, start / (1 + (TAIL - over).clamp(min=0)), F.softplus(over.clamp(min=TAIL)))
 
 
 def _margin(scores: Tensor, labels: Tensor) -> Tensor:
-    """The best other logit less the label's own, without a batch-wide stop and safe for negative logits."""
-    own = scores.gather(1, labels[:, None])
-    return (scores.scatter(1, labels[:, None], -torch.inf).amax(1, keepdim=True) - own)[:, 0]
+    """The best other logit less the labels' best, without a batch-wide stop and safe for negative logits."""
+    own, others = _own_and_others(scores, labels)
+    return (others.amax(1, keepdim=True) - own.amax(1, keepdim=True))[:, 0]
+
+
+def _own_and_others(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the logits of the labels, one ``(n,)`` or several ``(n, k)`` a row, and all logits less those."""
+    place = labels[:, None] if labels.ndim == 1 else labels
+    return scores.gather(1, place), scores.scatter(1, place, -torch.inf)
 
 
 def spread(scores: Tensor, targeted: bool) -> Tensor:
@@ -191,6 +197,30 @@ class Avoid(Goal):
         if name == "margin":
             return lambda scores, rows: _margin(scores, self.labels[rows])
         return lambda scores, rows: _margin(scores, self.labels[rows]) / spread(scores, self.targeted)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evade(Avoid):
+    """The goal of any label but this one and but being ``detected``, which is a class too: see `Detector.guarded`."""
+
+    detected: int
+
+    def reached_by(self, labels: Tensor, rows: Rows = slice(None)) -> Tensor:
+        """Returns ``labels != y`` where the sample is not flagged."""
+        return (labels != self.labels[rows]) & (labels != self.detected)
+
+    def loss(self, name: LossName = "ce") -> Loss:
+        """Returns what `Avoid` does, with both classes to leave taken together."""
+
+        def both(rows: Rows) -> Tensor:
+            own = self.labels[rows]
+            return torch.stack([own, torch.full_like(own, self.detected)], 1)
+
+        if name == "ce":
+            return lambda scores, rows: _cross_entropy(scores, both(rows))
+        if name == "margin":
+            return lambda scores, rows: _margin(scores, both(rows))
+        return lambda scores, rows: _margin(scores, both(rows)) / spread(scores, self.targeted)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

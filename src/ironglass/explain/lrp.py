@@ -58,7 +58,9 @@ def lrp(
     gets nothing, equals share (`ironglass.ops.rules.relevance` says all of it).
 
     The sum of the map is the logit, less what the biases and the stabilizer ε keep: trained networks have large ones.
-    That share is the map's error. Montavon et al. (montavon2019) explain which rule to use where.
+    That share is the map's error. Montavon et al. (montavon2019) explain which rule to use where. Rules that favour
+    what agrees with the output (γ, z⁺, αβ) draw calm maps, which on deep networks can be much the same for every class,
+    up to their sign (sixt2020); ``parameter_randomization`` tells, and ``epsilon`` is the rule that keeps them apart.
 
     Layer-wise relevance propagation is said to be covered by patents in some places: the README of the LXT project
     (https://github.com/rachtibat/LRP-eXplains-Transformers) says so. Have it checked before commercial use.

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from ironglass.core.access import Model
-from ironglass.core.catalogue import FINISH
 from ironglass.core.diagnosis import Study
 from ironglass.core.errors import InputError
-from ironglass.core.method import Method, get, study
+from ironglass.core.method import Method, study
 from ironglass.core.statistics import wilson
-from ironglass.core.values import Avoid, Threat
-from ironglass.ops import lp
+from ironglass.core.values import Threat
+from ironglass.ops.breaking import attack_of, crossed
 
 
 @study(
@@ -54,29 +53,10 @@ def transfer_matrix(
         InputError: if there is only one model, or the attack is not one in the threat's norm.
     """
     assert threat is not None  # the card has norms
-    method = get(attack, "attack") if isinstance(attack, str) else attack
-    if method.card.decorator != "attack" or threat.norm not in method.card.norms:
-        raise InputError(
-            f"{method.card.name} is no attack in {threat.norm}", f"ironglass list attack --norm {threat.norm}"
-        )
+    method = attack_of(attack, threat, steps)
     if len(models) < 2:
         raise InputError("there is one model, a transfer needs two", "give a list of models, or {'name': model}")
-    options = {"steps": steps} if any(option.name == "steps" for option in method.card.options) else {}
-    options |= {name: value for name, value in method.fixed.items() if name not in {each.name for each in FINISH}}
-    right = {name: model.scores(x).argmax(1) == y for name, model in models.items()}
-    counts = torch.zeros(len(models), len(models), dtype=torch.long)
-    fooled = torch.zeros_like(counts)
-    for s, (source, model) in enumerate(models.items()):
-        rows = right[source].nonzero()[:, 0]
-        if not len(rows):
-            continue
-        clean, part = x[rows], threat.take(rows)
-        found = method.raw(model.take(rows), clean, Avoid(y[rows]), part, **options)
-        adversarial = lp.project(found, clean, part, model.bounds)
-        wrong = {name: other.scores(adversarial, rows).argmax(1) != y[rows] for name, other in models.items()}
-        for t, target in enumerate(models):
-            both = wrong[source] & right[target][rows]
-            counts[s, t], fooled[s, t] = both.sum(), (both & wrong[target]).sum()
+    fooled, counts = crossed(method, models, x, y, threat)
     bounds = [
         [wilson(k, n) for k, n in zip(*pair, strict=True)]
         for pair in zip(fooled.tolist(), counts.tolist(), strict=True)
@@ -84,7 +64,7 @@ def transfer_matrix(
     return Study(
         x=x,
         method="transfer_matrix",
-        options={"attack": method.card.name, **options},
+        options={"attack": method.card.name, **method.fixed},
         y=y,
         row_names=tuple(models),
         column_names=tuple(models),

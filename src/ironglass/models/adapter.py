@@ -15,6 +15,7 @@ from ironglass.core.values import Bounds, Goal, Threat
 
 from . import allocator
 from .backend import Backend, Function
+from .drawn import Drawn, votes
 from .meter import Meter
 from .network import Torch
 from .session import Session
@@ -27,6 +28,14 @@ class Adapter:
 
     ``access`` and ``classes`` are known once the model has seen its first samples (`probe`).
     """
+
+    samples = 1
+    """Draws that a gradient is a mean of, where the model is stochastic."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether scores differ from query to query because a defence draws."""
+        return self.backend.stochastic
 
     def __init__(
         self,
@@ -53,6 +62,11 @@ class Adapter:
     def __repr__(self) -> str:
         return f"<model {self.name or 'unnamed'}: {self.access}, {self.classes or '?'} classes, bounds {self.bounds}>"
 
+    @property
+    def undefended(self) -> Adapter | None:
+        """The model without its defence; None where it has none."""
+        return None
+
     def session(
         self, x: Tensor, allowed: str = "training", goal: Goal | None = None, max_queries: int | None = None
     ) -> tuple[Session, Meter]:
@@ -67,7 +81,24 @@ class Adapter:
         if not self._probed:
             self.probe(x)
         meter = Meter(x, goal, self.max_queries if max_queries is None else max_queries)
-        return Session(self, x, meter, allowed), meter
+        return self.open(x, meter, allowed), meter
+
+    def open(self, x: Tensor, meter: Meter, allowed: str = "training", ids: Tensor | None = None) -> Session:
+        """Returns the model at work on these samples, charged to a ledger's rows ``ids``."""
+        return (Drawn if self.stochastic else Session)(self, x, meter, allowed, ids)
+
+    def verdict(self, x: Tensor, points: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+        """Returns the scores of points, and at which share of fresh draws each reaches its goal: without draws 0 or 1.
+
+        Args:
+            x: the samples ``(n, *shape)``.
+            points: what came of them ``(n, *shape)``.
+            goal: of the n samples.
+        """
+        if self.stochastic:
+            return votes(self, x, points, goal)
+        scores = self.outputs(points)
+        return scores, goal.reached(scores).double()
 
     def scores(self, x: Tensor) -> Tensor:
         """Returns the logits ``(N, classes)`` of samples in the user's units."""
@@ -79,11 +110,12 @@ class Adapter:
         self.probe(x)
         return self.backend.labels(x)
 
-    def outputs(self, x: Tensor) -> Tensor:
+    def outputs(self, x: Tensor, backend: Backend | None = None) -> Tensor:
         """Returns the scores, or one-hot labels where a probed model gives labels alone ``(N, classes)``."""
+        runs = self.backend if backend is None else backend
         if self.access == "labels":
-            return nn.functional.one_hot(self.backend.labels(x), self.classes).to(x.dtype)
-        return self.backend.scores(x)
+            return nn.functional.one_hot(runs.labels(x), self.classes).to(x.dtype)
+        return runs.scores(x)
 
     def identity(self) -> str | None:
         """Returns a hash of what the model is, for caches; None for a function whose loader knows no file behind it."""
@@ -105,7 +137,7 @@ class Adapter:
         few = x[:8]
         try:
             self.backend.prepare(few)
-            out = self.backend.raw(few) if isinstance(self.backend, Function) else self.backend.scores(few)
+            out = self.backend.raw(few)
         except InputError:
             raise
         except Exception as error:
@@ -113,7 +145,7 @@ class Adapter:
                 f"the model fails on a batch of shape {tuple(few.shape)}: {type(error).__name__}: {error}",
                 "give inputs (N, *shape) of the shape it expects; a NumPy function wants wrap(f, arrays='numpy')",
             ) from error
-        if isinstance(self.backend, Function) and out.ndim == 1 and len(out) == len(few):
+        if self.backend.function and out.ndim == 1 and len(out) == len(few):
             self.access = "labels"
             self.classes = self.classes or len(self.names)
             if not self.classes:
@@ -235,6 +267,17 @@ def check(model: Adapter, x: Tensor, y: Tensor | None = None, threat: Threat | N
     Raises:
         InputError: naming what was given, what was expected, and the fix.
     """
+    check_samples(model, x)
+    model.probe(x)
+    check_request(model, x, y, threat)
+
+
+def check_samples(model: Adapter, x: Tensor) -> None:
+    """Checks samples alone, and shows them to nothing.
+
+    Raises:
+        InputError: naming what was given, what was expected, and the fix.
+    """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = str(x.dtype).removeprefix("torch.") if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x is {kind}, a float tensor is expected", "x.float() / 255 for 8-bit pictures")
@@ -257,8 +300,6 @@ def check(model: Adapter, x: Tensor, y: Tensor | None = None, threat: Threat | N
             else f"wrap(..., bounds=({low:.4g}, {high:.4g})), or rescale x; normalize with mean= and std="
         )
         raise InputError(f"x ranges over [{low:.4g}, {high:.4g}] but the model's bounds are {expected}", fix)
-    model.probe(x)
-    check_request(model, x, y, threat)
 
 
 def check_request(model: Adapter, x: Tensor, y: Tensor | None, threat: Threat | None) -> None:

@@ -19,6 +19,18 @@ class Backend:
     """What a `Session` runs on; a backend overrides what it can do."""
 
     dtype = torch.float32
+    function = False
+    """Whether it is a function behind it, which may give labels alone."""
+    stochastic = False
+    """Whether each query draws: see `drawn`."""
+
+    def drawn(self, sample_keys: Tensor) -> Backend:
+        """Returns this backend with the draws of one query, from a stream a row, int64 ``(n,)``."""
+        return self
+
+    def raw(self, x: Tensor) -> Tensor:
+        """Returns what it gives: scores ``(n, classes)``, or labels ``(n,)`` of a function."""
+        return self.scores(x)
 
     def prepare(self, x: Tensor) -> None:
         """Is told of the samples before they are worked on."""
@@ -86,6 +98,8 @@ class Backend:
 
 class Function(Backend):
     """A function ``f(batch) -> scores (n, classes)`` or ``-> labels (n,)``; no graph is ever built around it."""
+
+    function = True
 
     def __init__(self, function: Callable[[Any], Any], arrays: str) -> None:
         self._function, self._numpy = function, arrays == "numpy"

@@ -35,14 +35,31 @@ class Whole(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the logits ``(n, classes)``."""
+        out = self._out(x)
+        if self.pick is None:
+            return cast(Tensor, out)
+        return cast(Tensor, out[self.pick])
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the logits and their log-variance, of a network that gives both: a pair, or by these names."""
+        out = self._out(x)
+        if isinstance(out, Mapping) and "log_variance" in out:
+            first, second = out[self.pick], out["log_variance"]
+        else:
+            first, second = out[:2] if isinstance(out, tuple | list) and len(out) > 1 else (None, None)
+        if not isinstance(first, Tensor) or not isinstance(second, Tensor) or first.shape != second.shape:
+            raise InputError(
+                "the network gives no log-variance beside its logits",
+                "return (logits, log_variance), of one shape, or heteroscedastic=False",
+            )
+        return first, second
+
+    def _out(self, x: Tensor) -> Any:
         if self.mean is not None:
             x = x - self.mean
         if self.std is not None:
             x = x / self.std
-        out = self.net(x)
-        if self.pick is None:
-            return cast(Tensor, out)
-        return cast(Tensor, out[self.pick])
+        return self.net(x)
 
     def learn_output(self, x: Tensor) -> None:
         """Finds where in the network's output the logits are: the tensor, ``logits``, or the first of a tuple."""
@@ -248,6 +265,27 @@ class Torch(Backend):
         twin = copy.deepcopy(self._whole)
         return twin.eval().requires_grad_(False)
 
+    @property
+    def whole(self) -> Whole:
+        """The network in the user's units, as it runs."""
+        return self._whole
+
+    def apprentice(self) -> Torch:
+        """Returns the same on a copy of the network, to be trained: parameters that are frozen here are frozen there.
+
+        Raises:
+            InputError: if Python cannot copy the network.
+        """
+        twin = copy.copy(self)
+        try:
+            twin._whole = copy.deepcopy(self._whole)
+        except Exception as error:
+            raise InputError(
+                f"the network cannot be copied: {type(error).__name__}: {error}", "keep locks and open files out of it"
+            ) from error
+        twin._copy, twin._print, twin._optimize, twin._surveys = None, None, False, {}
+        return twin
+
     def parameter_layers(self, x: Tensor) -> list[str]:
         """Returns the layers that hold parameters or running statistics themselves, in the order they begin."""
         return list(self._survey(x).holders)
@@ -268,6 +306,18 @@ class Torch(Backend):
                 torch.rand(8, *x.shape[1:], device=self.device).to(self.dtype),
             )
         return twin
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many samples are run at a time."""
+        return self._rows
+
+    def plainly(self, x: Tensor, step: Callable[[Whole, Tensor, slice], R], rows: int) -> list[R]:
+        """Runs a step with the network as it is, frozen and in eval mode, on so many samples at a time."""
+        with frozen(self._whole):
+            starts = range(0, len(x), rows)
+            parts = [slice(start, min(start + rows, len(x))) for start in starts]
+            return [step(self._whole, self._enter(x[part]), part) for part in parts]
 
     def identity(self) -> str:
         """Returns a hash of the architecture and every parameter and buffer."""

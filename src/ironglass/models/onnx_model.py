@@ -1,14 +1,20 @@
-"""ONNX files as models: scores through ONNX Runtime."""
+"""ONNX files as models: as networks where all operators are known, else scores through ONNX Runtime."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from ironglass.core.errors import InputError, extra
+from ironglass.core.errors import InputError, IronglassWarning, extra
+
+from .onnx import OnnxNetwork, onnx_network
+from .onnx.parts import LIVE, Call, Reshape
 
 if TYPE_CHECKING:
     from .adapter import Adapter
@@ -52,10 +58,10 @@ class OnnxFunction:
             raise InputError(f"{path.name} takes {entry.type}, floats are expected", "export it with a float input")
         self._input, self._type = entry.name, _TYPES[entry.type]
         self._batch, inner = _split(entry.shape, path.name)
-        self._last = len(inner) == 3 and inner[2] in (1, 3) and inner[0] not in (1, 3)  # channels last
-        own = (inner[2], inner[0], inner[1]) if self._last else inner
+        self.last = len(inner) == 3 and inner[2] in (1, 3) and inner[0] not in (1, 3)  # channels last
+        own = (inner[2], inner[0], inner[1]) if self.last else inner
         self.shape = _settled(own, tuple(shape) if shape else None, path.name)
-        self._mean, self._std = (_spread(value, len(self.shape)) for value in (mean, std))
+        self.normal = tuple(_spread(value, len(self.shape)) for value in (mean, std))
         outputs = [item.name for item in self._session.get_outputs() if item.type in _TYPES]
         if not outputs:
             raise InputError(f"{path.name} gives no float output", "export scores (n, classes)")
@@ -64,14 +70,36 @@ class OnnxFunction:
 
     def __call__(self, batch: Array) -> Array:
         """Returns the scores ``(n, classes)``; the logarithm of them where the graph ends in a softmax."""
-        x = batch if self._mean is None else batch - self._mean
-        x = x if self._std is None else x / self._std
-        x = x.transpose(0, 2, 3, 1) if self._last else x
-        x = np.ascontiguousarray(x, dtype=self._type)
-        size = self._batch or len(x)
-        out = np.concatenate([self._run(x[start : start + size], size) for start in range(0, len(x), size)])
+        mean, std = self.normal
+        x = batch if mean is None else batch - mean
+        return self.bare(x if std is None else x / std)
+
+    def bare(self, x: Array) -> Array:
+        """Returns the scores of inputs that are normalized already."""
+        out = self.given(x.transpose(0, 2, 3, 1) if self.last else x)
         out = out.astype(np.float32) if out.dtype == np.float16 else out
         return np.log(np.maximum(out, _FLOOR)) if self.softmax else out
+
+    def given(self, x: Array) -> Array:
+        """Returns the file's own outputs, flat, for inputs as the file orders them."""
+        x = np.ascontiguousarray(x, dtype=self._type)
+        size = self._batch or len(x)
+        return np.concatenate([self._run(x[start : start + size], size) for start in range(0, len(x), size)])
+
+    @property
+    def own(self) -> tuple[int, ...]:
+        """The shape of one sample as the file orders it."""
+        return (*self.shape[1:], self.shape[0]) if self.last else self.shape
+
+    def network(self, logits: bool = True) -> OnnxNetwork:
+        """Returns the graph as a network that takes inputs as the file orders them."""
+        return onnx_network(self.path, self.own, self._output, logits)
+
+    def points(self) -> Array:
+        """Returns random inputs: half from [0, 1], half normal."""
+        random = np.random.default_rng(0)
+        points = np.concatenate([random.random((3, *self.shape)), random.normal(size=(3, *self.shape))])
+        return points.astype(self._type)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_session"}
@@ -113,14 +141,74 @@ def onnx_model(
     shape: Sequence[int] | None = None,
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
+    device: str | None = None,
     **options: Any,
 ) -> Adapter:
-    """Wraps an ONNX file; arguments as of `OnnxFunction`, the others are passed on to `wrap`."""
+    """Wraps an ONNX file; arguments as of `OnnxFunction`, the others are passed on to `wrap`.
+
+    Where every operator is known the model is a PyTorch network, compared with ONNX Runtime on random points, that
+    gives all access. Else it gives scores alone, and a warning says why.
+    """
     from .adapter import wrap
 
     function = OnnxFunction(path, shape, mean, std)
-    name = path.stem + (" (log-probabilities)" if function.softmax else "")
-    return wrap(function, arrays="numpy", shape=function.shape, **({"name": name} | options))
+    try:
+        net = _network(function)
+    except InputError as reason:
+        warnings.warn(
+            f"{path.name} gives scores alone, through ONNX Runtime: {reason.message}", IronglassWarning, stacklevel=2
+        )
+        name = path.stem + (" (log-probabilities)" if function.softmax else "")
+        return wrap(function, arrays="numpy", shape=function.shape, **({"name": name} | options))
+    name = path.stem + (" (before its softmax)" if function.softmax else "")
+    found: dict[str, Any] = {"name": name, "mean": mean, "std": std, "device": device, "shape": function.shape}
+    return wrap(net, **(found | options))
+
+
+def exact_network(path: Path) -> tuple[nn.Module, tuple[int, ...], Callable[[Tensor], Tensor]]:
+    """Returns a file's network, the shape of its input, and ONNX Runtime as a function beside it.
+
+    Both take and give values as the file orders them, and nothing is left out, so that properties of the file are
+    properties of the network. It is frozen.
+
+    Raises:
+        InputError: if an operator is not known, or ONNX Runtime gives other values.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no file {path}", "give an ONNX file")
+    function = OnnxFunction(path)
+    points = function.points()
+    points = points.transpose(0, 2, 3, 1) if function.last else points
+    net = _compared(function.network(logits=False), points, function.given(points)).requires_grad_(False)
+    return net, function.own, lambda x: torch.as_tensor(function.given(x.numpy()))
+
+
+def _network(function: OnnxFunction) -> nn.Module:
+    """The file as a network that takes what the function takes, and gives its scores.
+
+    Raises:
+        InputError: if it cannot be had, or ONNX Runtime gives other scores.
+    """
+    if len(function.shape) == 2 and any(isinstance(value, np.ndarray) and value.ndim for value in function.normal):
+        raise InputError("one mean a row is not known for networks", "give numbers")
+    net: nn.Module = function.network()
+    if function.last:
+        net = nn.Sequential(Call(torch.permute, LIVE, (0, 2, 3, 1)), net).eval()
+    points = function.points()
+    return _compared(net, points, function.bare(points), softmax=function.softmax)
+
+
+def _compared(net: nn.Module, points: Array, theirs: Array, softmax: bool = False) -> nn.Module:
+    """The network with a flat output, once it is known to repeat ONNX Runtime."""
+    with torch.no_grad():
+        out = net(torch.as_tensor(np.ascontiguousarray(points)))
+    if out.ndim != 2:
+        net, out = nn.Sequential(net, Reshape((out[0].numel(),))).eval(), out.flatten(1)
+    ours, given = out.log_softmax(1) if softmax else out, torch.as_tensor(theirs).to(out)
+    scale = float(given.abs().nan_to_num(0, 0, 0).amax())
+    if ours.shape != given.shape or not torch.allclose(ours, given, rtol=1e-3, atol=1e-4 * scale + 1e-6):
+        raise InputError("as a network it gives other scores than ONNX Runtime", "report it with the file")
+    return net
 
 
 def _split(dims: Sequence[int | str | None], where: str) -> tuple[int | None, tuple[int | None, ...]]:

@@ -12,6 +12,7 @@ from ironglass.core.access import At, Loss, Pass, Rows, Run, Through
 from ironglass.core.catalogue import LADDER
 from ironglass.core.draws import Draws, keys
 from ironglass.core.errors import AccessError
+from ironglass.core.values import Avoid
 
 from .meter import Meter
 
@@ -46,28 +47,37 @@ class Session:
         self._ids = torch.arange(len(x), device=x.device) if ids is None else ids
         self._backend = adapter.backend if backend is None else backend
         self._keys: Tensor | None = None
+        self.undefended: Session | None = None
 
     def labels(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Returns the predicted labels ``(n,)``."""
         ids = self._charge("labels", x, rows)
         with self._meter.clock():
-            labels = self._backend.labels(x)
-        if self._meter.goal is not None:
-            self._meter.watch(x, self._meter.goal.reached_by(labels, ids).nonzero()[:, 0], ids)
-        return labels
+            labels = self._engine(ids).labels(x)
+        return self._watched_labels(x, labels, ids)
 
     def scores(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Returns the logits ``(n, classes)``, without a graph."""
         ids = self._charge("scores", x, rows)
         with self._meter.clock():
-            scores = self._backend.scores(x)
+            scores = self._engine(ids).scores(x)
         return self._watched(x, scores, ids)
+
+    def right(self, x: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Returns which inputs are labelled right ``(n,)``; by a random model in most of many fresh draws.
+
+        It is the runner's verdict, for studies that attack and judge several models at once. It costs one query.
+        """
+        self._charge("scores", x, rows)
+        with self._meter.clock():
+            scores, lost = self._adapter.verdict(self._x if rows is None else self._x[rows], x, Avoid(y))
+        return (lost <= 0.5) & scores.isfinite().all(1)
 
     def value_and_grad(self, x: Tensor, loss: Loss, rows: Tensor | None = None, layer: str | None = None) -> Pass:
         """Returns the loss of the scores or of a layer's output, its gradient in input units, and the scores."""
         ids = self._charge("gradient" if layer is None else "internals", x, rows, backward=1)
         with self._meter.clock():
-            result = self._backend.value_and_grad(x, _of_rows(loss, rows), layer)
+            result = self._engine(ids).value_and_grad(x, _of_rows(loss, rows), layer)
         self._watched(x, result.scores, ids)
         return result
 
@@ -76,7 +86,7 @@ class Session:
         wanted = torch.arange(self.classes, device=x.device).expand(len(x), -1) if classes is None else classes
         ids = self._charge("gradient", x, rows, backward=wanted.shape[1])
         with self._meter.clock():
-            scores, jacobian = self._backend.jacobian(x, wanted)
+            scores, jacobian = self._engine(ids).jacobian(x, wanted)
         return self._watched(x, scores, ids), jacobian
 
     def layers(self) -> Mapping[str, tuple[int, ...]]:
@@ -86,9 +96,9 @@ class Session:
 
     def activations(self, x: Tensor, layers: Sequence[str], rows: Tensor | None = None) -> dict[str, Tensor]:
         """Returns the outputs of those layers."""
-        self._charge("internals", x, rows)
+        ids = self._charge("internals", x, rows)
         with self._meter.clock():
-            return self._backend.activations(x, layers)
+            return self._engine(ids).activations(x, layers)
 
     def at(
         self,
@@ -102,7 +112,7 @@ class Session:
         """Returns a layer's activation and the loss's gradient there; nothing below the layer is differentiated."""
         ids = self._charge("internals", x, rows, backward=1)
         with self._meter.clock():
-            result = self._backend.at(layer, x, _of_rows(loss, rows), instead, of)
+            result = self._engine(ids).at(layer, x, _of_rows(loss, rows), instead, of)
         if instead is None:  # scores of another activation are not the sample's
             self._watched(x, result.scores, ids)
         return result
@@ -111,9 +121,9 @@ class Session:
         self, layer: str, x: Tensor, instead: Tensor, rows: Tensor | None = None, of: str | None = None
     ) -> Tensor:
         """Returns the scores, or another layer's output, of the network with this activation put in a layer's place."""
-        self._charge("internals", x, rows)
+        ids = self._charge("internals", x, rows)
         with self._meter.clock():
-            return self._backend.resume(layer, x, instead, of)
+            return self._engine(ids).resume(layer, x, instead, of)
 
     def propagate(self, x: Tensor, loss: Loss, through: Through, rows: Tensor | None = None) -> Pass:
         """Returns the loss, what the changed backward pass brings to the input, and the scores.
@@ -135,7 +145,7 @@ class Session:
             return through(charged, leaf, part if rows is None else rows[part])
 
         with self._meter.clock():
-            result = self._backend.propagate(x, _of_rows(loss, rows), metered)
+            result = self._engine(ids).propagate(x, _of_rows(loss, rows), metered)
         self._watched(x, result.scores, ids)
         return result
 
@@ -153,11 +163,11 @@ class Session:
         """Returns a copy with these layers drawn anew, on the same bill; an explanation may see all of it."""
         self._require("internals")
         backend = self._backend.reinitialized(layers, seed, self._x)
-        return Session(self._adapter, self._x, self._meter, "training", self._ids, backend)
+        return type(self)(self._adapter, self._x, self._meter, "training", self._ids, backend)
 
     def opened(self) -> Session:
         """Returns this session with all that the model gives: for an explanation that is made again to be tested."""
-        return Session(self._adapter, self._x, self._meter, "training", self._ids, self._backend)
+        return type(self)(self._adapter, self._x, self._meter, "training", self._ids, self._backend)
 
     def left(self, rows: Tensor | None = None) -> Tensor:
         """Returns how many queries each sample may still make ``(n,)``."""
@@ -171,7 +181,7 @@ class Session:
 
     def take(self, rows: Tensor) -> Session:
         """Returns this model seen by a part of the samples: row i there is row ``rows[i]`` here."""
-        return Session(self._adapter, self._x[rows], self._meter, self._allowed, self._ids[rows], self._backend)
+        return type(self)(self._adapter, self._x[rows], self._meter, self._allowed, self._ids[rows], self._backend)
 
     def _require(self, access: str) -> None:
         if LADDER.index(access) > LADDER.index(self._allowed):
@@ -189,6 +199,15 @@ class Session:
         ids = self._ids if rows is None else self._ids[rows]
         self._meter.charge(ids, backward)
         return ids
+
+    def _engine(self, ids: Tensor) -> Backend:
+        """Returns where a pass runs that these rows of the ledger have just been charged for."""
+        return self._backend
+
+    def _watched_labels(self, x: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
+        if self._meter.goal is not None:
+            self._meter.watch(x, self._meter.goal.reached_by(labels, ids).nonzero()[:, 0], ids)
+        return labels
 
     def _watched(self, x: Tensor, scores: Tensor, ids: Tensor) -> Tensor:
         if self._meter.goal is not None and self._backend is self._adapter.backend:

@@ -199,7 +199,7 @@ def _from_file(path: Path, trust_pickle: bool, options: Options) -> Adapter:
     if path.suffix == ".onnx":
         from .onnx_model import onnx_model
 
-        return onnx_model(path, **_without(options, "device"))
+        return onnx_model(path, **options)
     if path.suffix in (".skops", ".joblib", ".pkl", ".pickle"):
         from .sklearn_model import load_skops, sklearn_model
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ironglass.core.values import Bounds, Norm, Threat
 
-from .graph import Absolute, Affine, Cat, Graph, Monotone, Step, Sum
+from .graph import Absolute, Affine, Cat, Graph, Monotone, Step, Sum, Valley
 
 SPARE = 10
 """Roundings beside the products of a sum: bias, splitting into midpoint and radius, putting together, constants."""
@@ -54,6 +54,11 @@ class Ball:
     norm: Norm
     eps: float
 
+    def take(self, rows: Tensor | slice) -> Ball:
+        """Returns the balls of those samples."""
+        scale = self.scale if len(self.scale) == 1 else self.scale[rows]
+        return Ball(self.centre[rows], scale, self.noise[rows], self.norm, self.eps)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Interval:
@@ -67,6 +72,10 @@ class Interval:
         """Returns midpoint and radius."""
         middle = self.lower.lerp(self.upper, 0.5)
         return middle, self.upper - middle
+
+    def take(self, rows: Tensor | slice) -> Interval:
+        """Returns the intervals of those samples."""
+        return Interval(self.lower[rows], self.upper[rows], None if self.ball is None else self.ball.take(rows))
 
     def largest(self) -> Tensor:
         """Returns the largest absolute value."""
@@ -107,14 +116,15 @@ def propagate(graph: Graph, start: Interval, keep: Iterable[int] | None = None) 
     values: dict[int, Interval] = {}
     for index, step in enumerate(graph.steps):
         inputs = [values[i] for i in step.inputs]
-        values[index] = _bound(step, inputs) if inputs else start
+        values[index] = bound(step, inputs) if inputs else start
         for i in set(step.inputs):
             if last[i] == index and i not in kept:
                 del values[i]
     return values
 
 
-def _bound(step: Step, inputs: list[Interval]) -> Interval:
+def bound(step: Step, inputs: list[Interval]) -> Interval:
+    """Returns the interval of one step from those of its inputs."""
     x, op = inputs[0], step.op
     if isinstance(op, Affine):
         return _affine(step, op, x)
@@ -124,6 +134,10 @@ def _bound(step: Step, inputs: list[Interval]) -> Interval:
             unit, tiny = op.error * max(eps_of(step.dtype), eps_of(lower.dtype)), _tiny(step)
             lower, upper = lower - (lower.abs() * unit + tiny), upper + (upper.abs() * unit + tiny)
         return Interval(lower, upper)
+    if isinstance(op, Valley):
+        lowest = torch.maximum(torch.minimum(torch.full_like(x.lower, op.bottom), x.upper), x.lower)
+        noise = x.largest() * (op.error * max(eps_of(step.dtype), eps_of(x.lower.dtype))) + _tiny(step)
+        return Interval(op(lowest) - noise, torch.maximum(op(x.lower), op(x.upper)) + noise)
     if isinstance(op, Absolute):
         return Interval(torch.maximum(x.lower, -x.upper).clamp(min=0), x.largest())
     if isinstance(op, Cat):
@@ -179,15 +193,23 @@ def _norms(op: Affine, ball: Ball) -> Tensor:
     return parts.reshape(len(parts), -1, *(1,) * (weight.ndim - 2))
 
 
-def rounding(step: Step, inputs: list[Interval]) -> Tensor:
-    """Returns how far the rounding of one step, the network's and ours, may move its values; a scalar 0 where exact."""
-    op = step.op
+def rounding(step: Step, inputs: list[Interval], rows: bool = False) -> Tensor:
+    """Returns how far the rounding of one step, the network's and ours, may move its values; a scalar 0 where exact.
+
+    Args:
+        step: whose.
+        inputs: of the step.
+        rows: ours is that of rows pulled back through the step, not of values carried forward.
+    """
+    op, dtype = step.op, inputs[0].lower.dtype
     if isinstance(op, Affine) and op.terms:
-        delta, _ = _slack(step, op.terms, inputs[0].lower.dtype)
+        delta, _ = _slack(step, op.terms, dtype)
+        if rows:
+            delta = gamma(op.terms + SPARE, eps_of(step.dtype)) + gamma((op.back or op.terms) + SPARE, eps_of(dtype))
         return _finite(op.absolute(inputs[0].largest() * delta, _offset(step, op, delta)), step, delta)
     if isinstance(op, Sum):
         repeats = max(math.prod(step.shape) // value.lower[0].numel() for value in inputs)
-        delta, _ = _slack(step, len(inputs) * repeats, inputs[0].lower.dtype)
+        delta, _ = _slack(step, len(inputs) * repeats, dtype)
         parts = (value.largest() * (abs(factor) * delta) for value, factor in zip(inputs, op.factors, strict=True))
         return _finite(sum(parts, inputs[0].lower.new_full((), _tiny(step))), step, delta)
     return inputs[0].lower.new_zeros(())

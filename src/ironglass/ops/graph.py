@@ -2,14 +2,69 @@ r"""A network as a list of the few operations that bounds can pass."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 Form = Literal["move", "diagonal", "matrix", "kernel", "other"]
+
+
+class Stencil(NamedTuple):
+    """How a convolution walks: of each spatial dimension the stride, padding and dilation; and its groups."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bend:
+    """The shape of two straight pieces: the point where they meet, and their slopes."""
+
+    at: float | Tensor
+    left: float
+    right: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ramp:
+    """The shape of a clamp: flat, slope 1 between the limits, flat."""
+
+    low: float | Tensor
+    high: float | Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Smooth:
+    """A smooth shape: its derivative, where it turns from convex to concave or back, and whether it starts convex.
+
+    ``steepest`` is at least the largest absolute value of the derivative.
+    """
+
+    slope: Callable[[Tensor], Tensor]
+    turns: tuple[float, ...]
+    convex: bool
+    steepest: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """The windows of a maximum: the places in the flattened last dimensions ``(outputs, size)``, repeated if too few.
+
+    ``real`` is False where a place is such a repetition, ``dims`` says how many dimensions windows lie in.
+    """
+
+    places: Tensor
+    real: Tensor
+    dims: int
+
+
+Shape = Bend | Ramp | Smooth | Pool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +80,9 @@ class Affine:
         form: ``move`` (each value to at most one place), ``diagonal``, ``matrix`` (over the last dimension), ``kernel``
             (of a convolution, zero padded) or ``other``.
         size: at least :math:`|b|`, and the sum of what cancels in it.
+        back: how many products are summed into one value on the way back; 0 for ``terms``.
+        pull: ``(rows, shape) -> rows W`` where that is known; else it is derived.
+        stencil: of a convolution.
     """
 
     map: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -33,6 +91,9 @@ class Affine:
     terms: int = 0
     form: Form = "other"
     size: Tensor | None = None
+    back: int = 0
+    pull: Callable[[Tensor, Sequence[int]], Tensor] | None = None
+    stencil: Stencil | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns ``W x + b``."""
@@ -44,6 +105,8 @@ class Affine:
 
     def adjoint(self, rows: Tensor, shape: Sequence[int]) -> Tensor:
         """Returns ``rows W`` for rows ``(n, *output)``: ``(n, *shape)``, the shape of one input."""
+        if self.pull is not None:
+            return self.pull(rows, shape)
         if self.form == "matrix":
             return rows @ self.weight
         with torch.enable_grad():
@@ -60,11 +123,31 @@ class Monotone:
         name: as torch calls it.
         function: of a batch.
         error: how far computing it may be off, in units of the relative precision; 0 where it is exact.
+        shape: what linear bounds go by; None where they are not known.
     """
 
     name: str
     function: Callable[[Tensor], Tensor]
     error: float = 0
+    shape: Shape | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Returns the function's values."""
+        return self.function(x)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Valley:
+    """A function of each value that falls up to ``bottom`` and rises from there; nowhere larger than ``|x|``.
+
+    ``error`` says how far computing it may be off, in units of the relative precision times ``|x|``.
+    """
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    bottom: float
+    error: float
+    shape: Shape
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the function's values."""
@@ -111,7 +194,7 @@ class Input:
         return xs[0]
 
 
-Op = Affine | Monotone | Absolute | Sum | Cat | Input
+Op = Affine | Monotone | Valley | Absolute | Sum | Cat | Input
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,11 +208,21 @@ class Step:
     dtype: torch.dtype
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Graph:
     """Steps in the order they run; the first is the input, the last gives the scores."""
 
     steps: tuple[Step, ...]
+
+    @functools.cached_property
+    def readers(self) -> tuple[int, ...]:
+        """How often each step is read; the last once more."""
+        count = [0] * len(self.steps)
+        for step in self.steps:
+            for i in step.inputs:
+                count[i] += 1
+        count[-1] += 1
+        return tuple(count)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the scores, step by step."""

@@ -15,7 +15,7 @@ from .bounds import SPARE, Ball, Interval, eps_of, gamma, propagate, rounding
 from .graph import Affine, Cat, Graph, Sum
 
 
-def margins(graph: Graph, start: Interval, y: Tensor) -> Tensor:
+def margins(graph: Graph, start: Interval, y: Tensor, values: dict[int, Interval] | None = None) -> Tensor:
     r"""Returns lower bounds of :math:`z_y - z_j` for all classes j, float64 ``(N, classes)``; 0 for y itself.
 
     Let :math:`P_k` be the row of score k pulled back through the affine steps at the network's end. The margin is the
@@ -27,13 +27,15 @@ def margins(graph: Graph, start: Interval, y: Tensor) -> Tensor:
         graph: of the network.
         start: from `bounds.region`.
         y: labels ``(N,)``.
+        values: intervals of the steps by index, where they are known already.
 
     Raises:
         InputError: if the network does not return one score a class.
     """
-    tail, ends = _tail(graph)
+    tail, ends = tail_of(graph)
     last = len(graph.steps) - 1
-    values = propagate(graph, start, {last, *ends, *(i for index in tail for i in graph.steps[index].inputs)})
+    if values is None:
+        values = propagate(graph, start, {last, *ends, *(i for index in tail for i in graph.steps[index].inputs)})
     scores = values[last]
     if scores.lower.ndim != 2:
         raise InputError(f"the network returns {tuple(scores.lower.shape)}", "return logits (N, classes)")
@@ -49,8 +51,8 @@ def margins(graph: Graph, start: Interval, y: Tensor) -> Tensor:
     return torch.maximum(least - (lost.gather(1, own) + lost), separate).scatter(1, own, 0.0)
 
 
-def _tail(graph: Graph) -> tuple[list[int], list[int]]:
-    """The affine steps that lead to the output, last first, and the steps before them."""
+def tail_of(graph: Graph) -> tuple[list[int], list[int]]:
+    """Returns the affine steps that lead to the output, last first, and the steps before them."""
     tail: list[int] = []
     ends: list[int] = []
     seen = {len(graph.steps) - 1}

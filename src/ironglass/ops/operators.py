@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .graph import Absolute, Affine, Cat, Form, Monotone, Op, Sum
+from .graph import Absolute, Affine, Bend, Cat, Form, Monotone, Op, Pool, Ramp, Shape, Smooth, Stencil, Sum, Valley
 
 
 class Refused(Exception):
@@ -75,7 +75,7 @@ def _without_weight(function: Callable[[Tensor], Tensor], terms: int, form: Form
 def _scale(factor: Tensor, offset: Tensor | None = None, terms: int = 2, size: Tensor | None = None) -> Affine:
     """``factor * x + offset``, value by value."""
     size = offset.abs() if size is None and offset is not None else size
-    return Affine(_times, factor, offset, terms, "diagonal", size)
+    return Affine(_times, factor, offset, terms, "diagonal", size, pull=lambda rows, shape: rows * factor)
 
 
 def _same(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> list[Op]:
@@ -92,15 +92,91 @@ def _dropout(call: Call, x: Tensor, p: float = 0.5, training: bool = True, inpla
     return []
 
 
-def _activation(name: str, function: Callable[[Tensor], Tensor], error: float) -> Callable[..., list[Op]]:
+def _activation(name: str, function: Callable[[Tensor], Tensor], error: float, shape: Shape) -> Callable[..., list[Op]]:
     def rule(call: Call, x: Tensor, inplace: bool = False) -> list[Op]:
-        return [Monotone(name, function, error)]
+        return [Monotone(name, function, error, shape)]
 
     return rule
 
 
+def _sigmoid_slope(v: Tensor) -> Tensor:
+    return torch.sigmoid(v) * torch.sigmoid(-v)
+
+
+def _tanh_slope(v: Tensor) -> Tensor:
+    return (4 * torch.sigmoid(2 * v)) * torch.sigmoid(-2 * v)
+
+
+def _elu(call: Call, x: Tensor, alpha: float = 1.0, inplace: bool = False) -> list[Op]:
+    if not 0 <= alpha <= 1:
+        raise Refused(f"its alpha is {alpha}")
+    shape = Smooth(lambda v: torch.where(v > 0, 1.0, alpha * v.clamp(max=0).exp()), (), True)
+    return [Monotone("elu", lambda v: F.elu(v, alpha), 16, shape)]
+
+
+def _gelu(call: Call, x: Tensor, approximate: str = "none") -> list[Op]:
+    bottom, turns, slope = _GELU[approximate]
+    return [Valley("gelu", lambda v: F.gelu(v, approximate=approximate), bottom, 16, Smooth(slope, turns, False, 1.2))]
+
+
+def _silu(call: Call, x: Tensor, inplace: bool = False) -> list[Op]:
+    turn = 2.3993572805154195
+    return [Valley("silu", F.silu, -1.278464542761074, 16, Smooth(_silu_slope, (-turn, turn), False, 1.2))]
+
+
+def _silu_slope(v: Tensor) -> Tensor:
+    gate = torch.sigmoid(v)
+    return gate * (1 + v * (1 - gate))
+
+
+def _gelu_slope(v: Tensor) -> Tensor:
+    return 0.5 * torch.erfc(v * -math.sqrt(0.5)) + v * torch.exp(-0.5 * v * v) / math.sqrt(2 * math.pi)
+
+
+def _tanh_gelu_slope(v: Tensor) -> Tensor:
+    scale, cube = math.sqrt(2 / math.pi), 0.044715
+    gate = torch.sigmoid(2 * scale * (v + cube * v**3))
+    return gate + 2 * v * gate * (1 - gate) * scale * (1 + 3 * cube * v * v)
+
+
+_GELU = {
+    "none": (-0.7517915246935645, (-math.sqrt(2), math.sqrt(2)), _gelu_slope),
+    "tanh": (-0.7524614220710163, (-1.4185040087908283, 1.4185040087908283), _tanh_gelu_slope),
+}
+"""Of each form of GELU: where it is least, where it turns, and its derivative."""
+
+
 def _max_pool(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> list[Op]:
-    return [Monotone(call.name, lambda v: cast(Tensor, call.func(v, *args, **kwargs)))]
+    return [
+        Monotone(
+            call.name,
+            lambda v: cast(Tensor, call.func(v, *args, **kwargs)),
+            shape=_windows(call, x, lambda v: call.func(v, *args, **kwargs)),
+        )
+    ]
+
+
+def _windows(call: Call, x: Tensor, pool: Callable[[Tensor], Tensor]) -> Pool:
+    """Finds the window of each output: in each dimension, one coordinate at a time stands out, and who sees it does."""
+    dims = min(int(call.name[-2]), x.ndim - 1)
+    sides = x.shape[-dims:]
+    places = torch.zeros(*(1,) * 2 * dims, dtype=torch.long, device=x.device)
+    real = torch.ones_like(places, dtype=torch.bool)
+    for dim, side in enumerate(sides):
+        spikes = torch.eye(side, device=x.device).reshape(side, 1, *(side if d == dim else 1 for d in range(dims)))
+        seen = pool(spikes.expand(side, 1, *sides)).movedim(dim + 2, 1).flatten(2)[..., 0].T > 0  # (outputs, places)
+        count = seen.sum(1)
+        order = seen.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : max(1, int(count.max()))]
+        inside = torch.arange(order.shape[1], device=x.device) < count[:, None]
+        shape = [len(seen) if d == dim else order.shape[1] if d == dims + dim else 1 for d in range(2 * dims)]
+        places = places * side + torch.where(inside, order, order[:, :1]).reshape(shape)
+        real = real & inside.reshape(shape)
+    size = math.prod(places.shape[dims:])
+    places, real = (part.expand(places.shape).reshape(-1, size) for part in (places, real))
+    found = x.flatten(-dims)[..., places].amax(-1)
+    if not bool(real.any(1).all()) or not torch.equal(found.flatten(), pool(x).flatten()):
+        raise Refused("its windows are not understood")
+    return Pool(places, real, dims)
 
 
 def _clamp(call: Call, x: Tensor, min: Any = None, max: Any = None) -> list[Op]:
@@ -110,7 +186,16 @@ def _clamp(call: Call, x: Tensor, min: Any = None, max: Any = None) -> list[Op]:
         if limit is not None
     )
     low, high = (None if limit is None else call.constant(limit) for limit in (min, max))
-    return [Monotone("clamp", lambda v: torch.clamp(v, low, high), 0 if exact else 1)]
+    shape: Shape = Bend(0.0, 1, 1)
+    if low is not None and high is not None:
+        if not bool((low < high).all()):
+            raise Refused("its lower limit is not below its upper one")
+        shape = Ramp(low, high)
+    elif low is not None:
+        shape = Bend(low, 0, 1)
+    elif high is not None:
+        shape = Bend(high, 1, 0)
+    return [Monotone("clamp", lambda v: torch.clamp(v, low, high), 0 if exact else 1, shape)]
 
 
 def _hardtanh(call: Call, x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> list[Op]:
@@ -128,7 +213,7 @@ def _clamp_max(call: Call, x: Tensor, max: Any) -> list[Op]:
 def _leaky_relu(call: Call, x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> list[Op]:
     if negative_slope < 0:
         raise Refused(f"its negative slope is {negative_slope}")
-    return [Monotone("leaky_relu", lambda v: F.leaky_relu(v, negative_slope), 2)]
+    return [Monotone("leaky_relu", lambda v: F.leaky_relu(v, negative_slope), 2, Bend(0.0, negative_slope, 1.0))]
 
 
 def _abs(call: Call, x: Tensor) -> list[Op]:
@@ -140,7 +225,8 @@ def _linear(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -
         raise Refused("its input has no batch dimension")
     weight = weight.to(call.like)
     bias = None if bias is None else bias.to(call.like)
-    return [Affine(_product, weight, bias, max(weight.shape), "matrix", None if bias is None else bias.abs())]
+    size = None if bias is None else bias.abs()
+    return [Affine(_product, weight, bias, max(weight.shape), "matrix", size, weight.shape[0])]
 
 
 def _matmul(call: Call, x: Tensor, other: Tensor) -> list[Op]:
@@ -173,7 +259,53 @@ def _conv(
             x, weight, None if bias is None else bias.expand(len(weight)), stride, padding, dilation, groups
         )
 
-    return [*before, Affine(map, weight, bias, terms, "kernel", None if bias is None else bias.abs())]
+    stencil = Stencil(_each(stride, dims), _each(padding, dims), _each(dilation, dims), groups)
+    turned = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
+    kernel = (weight.shape[-2], weight.shape[-1])
+
+    def pull(rows: Tensor, shape: Sequence[int]) -> Tensor:
+        walks = zip(shape[1:], rows.shape[2:], weight.shape[2:], *stencil[:3], strict=True)
+        if dims == 2 and groups == 1 and weight.shape[1] <= _FEW:
+            columns = weight.flatten(1).mT @ rows.flatten(2)
+            return F.fold(columns, (shape[1], shape[2]), kernel, stencil.dilation, stencil.padding, stencil.stride)
+        left = [side - ((out - 1) * s - 2 * p + d * (k - 1) + 1) for side, out, k, s, p, d in walks]
+        return turned(rows, weight, None, stencil.stride, stencil.padding, left, groups, stencil.dilation)
+
+    size = None if bias is None else bias.abs()
+    back = weight.numel() // weight.shape[1] // groups
+    return [*before, Affine(map, weight, bias, terms, "kernel", size, back, pull, stencil)]
+
+
+_FEW = 4
+"""Up to how many channels of a convolution's input its transpose is faster as columns put together."""
+
+
+def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    return (value,) * dims if isinstance(value, int) else tuple(value) * (dims // len(value))
+
+
+def _conv_transpose(
+    call: Call, x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+    groups: int = 1, dilation: Any = 1,
+) -> list[Op]:  # fmt: skip
+    if x.ndim != weight.ndim:
+        raise Refused("its input has no batch dimension")
+    dims = weight.ndim - 2
+    there = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
+    back = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
+    weight = weight.to(call.like)
+    bias = None if bias is None else bias.to(call.like)
+    products, pulled = weight.numel() // weight.shape[1] // groups, weight[0].numel()
+
+    def map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        wide = None if bias is None else bias.expand(weight.shape[1] * groups)
+        return there(x, weight, wide, stride, padding, output_padding, groups, dilation)
+
+    def pull(rows: Tensor, shape: Sequence[int]) -> Tensor:
+        return back(rows, weight, None, stride, padding, dilation, groups)
+
+    size = None if bias is None else bias.abs()
+    return [Affine(map, weight, bias, max(products, pulled), "other", size, pulled, pull)]
 
 
 def _batch_norm(
@@ -223,7 +355,8 @@ def _reshape(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> list[Op]:
     shape = call.out.shape[1:]
     if len(call.out) != len(x):
         raise Refused("it mixes the samples of a batch")
-    return [_move(lambda v: v.reshape(len(v), *shape), x)]
+    move = _move(lambda v: v.reshape(len(v), *shape), x)
+    return [replace(move, pull=lambda rows, before: rows.reshape(len(rows), *before))]
 
 
 def _moved(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> list[Op]:
@@ -320,11 +453,14 @@ ALIASES = {
 }  # fmt: skip
 _ONE: dict[str, Callable[..., list[Op]]] = {
     "linear": _linear, "batch_norm": _batch_norm, "pad": _pad, "mean": _mean, "sum": _mean, "neg": _neg, "abs": _abs,
-    "relu": _activation("relu", torch.relu, 0), "relu6": _activation("clamp", F.relu6, 0),
-    "sigmoid": _activation("sigmoid", torch.sigmoid, 16), "tanh": _activation("tanh", torch.tanh, 16),
-    "leaky_relu": _leaky_relu, "hardtanh": _hardtanh,
+    "relu": _activation("relu", torch.relu, 0, Bend(0.0, 0.0, 1.0)),
+    "relu6": _activation("clamp", F.relu6, 0, Ramp(0.0, 6.0)),
+    "sigmoid": _activation("sigmoid", torch.sigmoid, 16, Smooth(_sigmoid_slope, (0.0,), True)),
+    "tanh": _activation("tanh", torch.tanh, 16, Smooth(_tanh_slope, (0.0,), True)),
+    "leaky_relu": _leaky_relu, "elu": _elu, "gelu": _gelu, "silu": _silu, "hardtanh": _hardtanh,
     "clamp": _clamp, "clamp_min": _clamp_min, "clamp_max": _clamp_max,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _conv),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv_transpose),
     **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), _max_pool),
     **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"), _max_pool),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), _avg_pool),

@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from ironglass.core.findings import Bars, Curve, Series
+from ironglass.core.findings import Bars, Chart, Curve, Matrix, Scatter, Series
 
+from . import matrix, scatter
+from .canvas import WIDE, bare_axes
 from .palette import LIGHT
 from .svg import SETTINGS, inline
 from .text import SHARE, number, one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-WIDE, NARROW = 760, 312
-"""Widths of the two drawings of a figure, in CSS pixels."""
 
 DRAWN_ROWS = 40
 """More bars than this are left to the table beside the figure."""
@@ -73,7 +73,7 @@ def looks(series: Sequence[Series]) -> list[Look]:
     return chosen
 
 
-def draw(chart: Curve | Bars, width: int = WIDE, prefix: str = "") -> str:
+def draw(chart: Chart, width: int = WIDE, prefix: str = "") -> str:
     """Returns the chart as an SVG element without ids of its own that could clash, fonts, or fetched resources.
 
     Args:
@@ -84,12 +84,33 @@ def draw(chart: Curve | Bars, width: int = WIDE, prefix: str = "") -> str:
     slug = re.sub(r"[^a-z0-9]+", "-", chart.id.lower())
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the reader's fonts draw the text, not ours
-        figure = _curve(chart, width) if isinstance(chart, Curve) else _bars(chart, width)
-        return inline(figure, f"{prefix or slug}-{width}")
+        return inline(_drawn(chart, width), f"{prefix or slug}-{width}")
 
 
-def describe(chart: Curve | Bars) -> str:
+def figure(chart: Chart, width: int = WIDE) -> Figure:
+    """Returns the chart as a matplotlib figure, for notebooks and files."""
+    with matplotlib.rc_context(SETTINGS):
+        drawn = _drawn(chart, width)
+    drawn.set_facecolor(LIGHT["panel"])
+    drawn.axes[0].set_facecolor("none")
+    FigureCanvasAgg(drawn)
+    return drawn
+
+
+def _drawn(chart: Chart, width: int) -> Figure:
+    if isinstance(chart, Matrix):
+        return matrix.heat(chart, width)
+    if isinstance(chart, Scatter):
+        return scatter.spread(chart, width)
+    return _curve(chart, width) if isinstance(chart, Curve) else _bars(chart, width)
+
+
+def describe(chart: Chart) -> str:
     """Returns the chart's text equivalent, made of the numbers that it draws."""
+    if isinstance(chart, Matrix):
+        return matrix.describe(chart)
+    if isinstance(chart, Scatter):
+        return scatter.describe(chart)
     if isinstance(chart, Curve):
         lines = [
             f"{one_line(line.label)}: " + ", ".join(f"{number(y, chart.y_unit)} at {number(x)}" for x, y in _ends(line))
@@ -130,7 +151,7 @@ def _curve(curve: Curve, width: int) -> Figure:
     longest = max((len(part) for name in wrapped for part in name.split("\n")), default=0)
     right = 24 + 6.9 * longest if wide else 14
     key = 0 if wide else 20.5 * len(names)
-    figure, axes = _axes(width, (370 if wide else 262) + key, left=46, right=right, top=36, bottom=50 + key)
+    figure, axes = bare_axes(width, (370 if wide else 262) + key, left=46, right=right, top=36, bottom=50 + key)
     _scale(axes, curve)
     _open_gap(axes, curve)
     for line, look in zip(curve.series, looks(curve.series), strict=True):
@@ -174,7 +195,7 @@ def _bars(bars: Bars, width: int) -> Figure:
     key = 34 if len(bars.parts) > 1 else 10
     left = 16 + 7.1 * max((len(name) for name in names), default=0)
     pitch = 40 if len(bars.parts) > 1 else 26
-    figure, axes = _axes(width, pitch * len(rows) + key + 42, left=left, right=44, top=key, bottom=36)
+    figure, axes = bare_axes(width, pitch * len(rows) + key + 42, left=left, right=44, top=key, bottom=36)
     furthest = max((sum(values) for _, values in rows), default=1.0)
     axes.set_xlim(0, 1 if len(bars.parts) > 1 and furthest > 0.5 else max(furthest * 1.02, 1e-9))
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -226,19 +247,6 @@ def _fill(part: int) -> dict[str, Any]:
         "hatch": _PART_HATCHES[part % 4],
         "linewidth": 1.2,
     }
-
-
-def _axes(width: float, height: float, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
-    """Returns a bare figure and its axes; every length in CSS pixels."""
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-    axes = figure.add_axes(
-        (left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height), axisbelow=True
-    )
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(LIGHT["rail"])
-    axes.tick_params(length=0, pad=7, labelcolor=LIGHT["muted"])
-    axes.grid(axis="y", color=LIGHT["line"], linewidth=1)
-    return figure, axes
 
 
 def _scale(axes: Axes, curve: Curve) -> None:
@@ -310,7 +318,7 @@ def _name_lines(axes: Axes, curve: Curve, names: list[str]) -> None:
             names[index],
             (x, y),
             (axes.bbox.x1 + 20, axes.bbox.y0 + centre),
-            textcoords="figure pixels",
+            textcoords="figure points",
             va="center",
             color=LIGHT[look.colour],
             linespacing=1.15,

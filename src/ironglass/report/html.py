@@ -18,9 +18,11 @@ from PIL import Image, UnidentifiedImageError
 
 from ironglass._version import __version__
 from ironglass.core.errors import InputError
-from ironglass.core.findings import Bars, Curve, Finding, Gallery, Picture, Report, Section
+from ironglass.core.findings import Bars, Chart, Curve, Finding, Gallery, Matrix, Picture, Report, Scatter, Section
 
-from .figures import DRAWN_ROWS, NARROW, WIDE, describe, draw, gradient
+from . import matrix, scatter
+from .canvas import NARROW, WIDE
+from .figures import DRAWN_ROWS, describe, draw, gradient
 from .palette import DARK, LIGHT, variables
 from .text import NONE, SHARE, counts, interval, number, visible, worst_first
 
@@ -145,7 +147,7 @@ def _blocks(section: Section, numbers: dict[str, int]) -> list[dict[str, Any]]:
         numbers[what] += 1
         return f"{what} {numbers[what]}"
 
-    drawn: tuple[Curve | Bars, ...] = (*section.curves, *section.bars)
+    drawn: tuple[Chart, ...] = (*section.matrices, *section.curves, *section.scatters, *section.bars)
     charts = [_chart(chart, name("Figure")) for chart in drawn]
     galleries = [_gallery(gallery, name("Figure")) for gallery in section.galleries]
     tables = [
@@ -160,7 +162,7 @@ def _blocks(section: Section, numbers: dict[str, int]) -> list[dict[str, Any]]:
     return [*charts, *galleries, *tables]
 
 
-def _chart(chart: Curve | Bars, name: str) -> dict[str, Any]:
+def _chart(chart: Chart, name: str) -> dict[str, Any]:
     prefix = name.lower().replace(" ", "-")
     many = isinstance(chart, Bars) and len(chart.labels) > DRAWN_ROWS
     return {
@@ -171,8 +173,17 @@ def _chart(chart: Curve | Bars, name: str) -> dict[str, Any]:
         "alt": describe(chart),
         "wide": Markup(draw(chart, WIDE, prefix)),
         "narrow": Markup(draw(chart, NARROW, prefix)),
-        "table": _points(chart) if isinstance(chart, Curve) else _shares(chart),
+        "table": _numbers(chart),
     }
+
+
+def _numbers(chart: Chart) -> dict[str, Any]:
+    """Returns the table of what a chart draws."""
+    if isinstance(chart, Matrix):
+        return _table(*matrix.table(chart))
+    if isinstance(chart, Scatter):
+        return _table(*scatter.table(chart))
+    return _points(chart) if isinstance(chart, Curve) else _shares(chart)
 
 
 def _points(curve: Curve) -> dict[str, Any]:

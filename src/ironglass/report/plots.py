@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Sequence
 
@@ -13,8 +14,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from ironglass.core.catalogue import catalogue
+from ironglass.core.diagnosis import Study
 from ironglass.core.errors import InputError
 from ironglass.core.results import AttackResult, Attribution, Result
+from ironglass.core.uncertainty import Uncertainty
+
+from .figures import figure as figure_of
 
 Array = NDArray[np.float64]
 SIDE = 2.1
@@ -29,7 +34,8 @@ def plot(*results: Result, rows: int = 6, names: Sequence[str] = ()) -> Figure:
     of its sizes.
 
     Args:
-        results: attributions of the same samples, side by side; or one attack's result.
+        results: attributions of the same samples, side by side; or one attack's result; or one on uncertainty, or a
+            study that holds the bins of a reliability diagram.
         rows: samples shown, the first ones.
         names: of the classes.
 
@@ -42,16 +48,31 @@ def plot(*results: Result, rows: int = 6, names: Sequence[str] = ()) -> Figure:
             raise InputError("the attributions are of different samples", "plot those of the same samples together")
         draw = _maps if all(map(_drawable, attributions)) else _bars
         return draw(attributions, rows, names)
+    charts = results[0].charts() if len(results) == 1 and isinstance(results[0], Study) else ()
+    if charts:
+        return figure_of(charts[0])
     if len(results) == 1 and isinstance(results[0], AttackResult) and _drawable(results[0]):
         return _attacked(results[0], rows, names)
+    if len(results) == 1 and isinstance(results[0], Uncertainty):
+        unsure = importlib.import_module("ironglass.report.unsure")
+        drawn: Figure = (unsure.maps if results[0].total.ndim == 3 else unsure.bars)(results[0], rows, names)
+        return drawn
+    if len(results) == 1 and isinstance(results[0], Study):
+        unsure = importlib.import_module("ironglass.report.unsure")
+        if unsure.has_bins(results[0]):
+            diagram: Figure = unsure.reliability(results[0])
+            return diagram
     kinds = ", ".join(sorted({type(result).__name__ for result in results})) or "nothing"
-    raise InputError(f"there is no figure of {kinds}", "plot attributions, or one attack on pictures")
+    raise InputError(
+        f"there is no figure of {kinds}",
+        "plot attributions, one attack on pictures, uncertainty, or a study with figures",
+    )
 
 
-def png(*results: Result) -> bytes:
+def png(figure: Figure) -> bytes:
     """Returns the figure as a PNG file."""
     buffer = io.BytesIO()
-    plot(*results).savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
@@ -60,7 +81,8 @@ def _drawable(result: Result) -> bool:
     return grid and result.x.ndim == 4 and result.x.shape[1] in (1, 3)
 
 
-def _figure(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
+def canvas(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
+    """Returns an empty figure of rows and columns of pictures."""
     figure = Figure(figsize=(SIDE * columns, SIDE * rows + 0.35), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -71,7 +93,7 @@ def _figure(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
     return figure, [list(line) for line in axes]
 
 
-def _picture(image: Array) -> Array:
+def picture(image: Array) -> Array:
     """Returns a sample ``(C, H, W)`` as a picture, its own range from black to white."""
     low, high = min(image.min(), 0.0), max(image.max(), 1.0)
     scaled = (image - low) / (high - low)
@@ -82,20 +104,21 @@ def _plane(values: Array) -> Array:
     return values.sum(0) if values.ndim == 3 else values
 
 
-def _named(label: int, names: Sequence[str]) -> str:
+def named(label: int, names: Sequence[str]) -> str:
+    """Returns a class's name, or its number."""
     return names[label] if label < len(names) else f"class {label}"
 
 
 def _maps(attributions: Sequence[Attribution], rows: int, names: Sequence[str]) -> Figure:
     first = attributions[0]
     count = min(rows, len(first))
-    figure, axes = _figure(count, 1 + len(attributions))
+    figure, axes = canvas(count, 1 + len(attributions))
     for row in range(count):
-        picture = _picture(_array(first.x[row]))
-        axes[row][0].imshow(picture)
-        axes[row][0].set_ylabel(first.explained(row, lambda label: _named(label, names)), fontsize=8)
+        shown = picture(array(first.x[row]))
+        axes[row][0].imshow(shown)
+        axes[row][0].set_ylabel(first.explained(row, lambda label: named(label, names)), fontsize=8)
         for axis, attribution in zip(axes[row][1:], attributions, strict=True):
-            _map(axis, _plane(_array(attribution.values[row])), picture)
+            _map(axis, _plane(array(attribution.values[row])), shown)
     for axis, attribution in zip(axes[0][1:], attributions, strict=True):
         card = catalogue().get(attribution.method)
         axis.set_title(card.title if card else attribution.method, fontsize=8)
@@ -129,7 +152,7 @@ def _bars(attributions: Sequence[Attribution], rows: int, names: Sequence[str]) 
     axes = figure.subplots(count, len(attributions), squeeze=False)
     for row in range(count):
         for axis, attribution in zip(axes[row], attributions, strict=True):
-            flat = _array(attribution.values[row]).reshape(-1)
+            flat = array(attribution.values[row]).reshape(-1)
             order = np.argsort(-np.abs(flat), kind="stable")[:LISTED][::-1]
             colours = ["#b40426" if flat[i] > 0 else "#3b4cc0" for i in order]
             axis.barh(range(len(order)), flat[order], color=colours)
@@ -137,26 +160,26 @@ def _bars(attributions: Sequence[Attribution], rows: int, names: Sequence[str]) 
             axis.tick_params(axis="x", labelsize=6)
             axis.axvline(0, color="#303030", linewidth=0.6)
             axis.set_title(
-                f"{attribution.method}: {attribution.explained(row, lambda label: _named(label, names))}", fontsize=7
+                f"{attribution.method}: {attribution.explained(row, lambda label: named(label, names))}", fontsize=7
             )
     return figure
 
 
 def _attacked(result: AttackResult, rows: int, names: Sequence[str]) -> Figure:
     count = min(rows, len(result))
-    figure, axes = _figure(count, 3)
+    figure, axes = canvas(count, 3)
     for row in range(count):
-        clean, bad = _array(result.x[row]), _array(result.adversarial[row])
+        clean, bad = array(result.x[row]), array(result.adversarial[row])
         change = bad - clean
         top = float(np.abs(change).max()) or 1.0
         before, after = (int(scores[row].argmax()) for scores in (result.before, result.after))
-        for axis, picture, line in zip(
+        for axis, shown, line in zip(
             axes[row],
-            (_picture(clean), _picture(0.5 + 0.5 * change / top), _picture(bad)),
-            (_named(before, names), f"× {0.5 / top:,.0f}" if change.any() else "none", _named(after, names)),
+            (picture(clean), picture(0.5 + 0.5 * change / top), picture(bad)),
+            (named(before, names), f"× {0.5 / top:,.0f}" if change.any() else "none", named(after, names)),
             strict=True,
         ):
-            axis.imshow(picture)
+            axis.imshow(shown)
             axis.set_xlabel(line, fontsize=8)
         state = ("broken" if change.any() else "wrong before") if bool(result.success[row]) else "holds"
         axes[row][0].set_ylabel(state, fontsize=8)
@@ -165,5 +188,6 @@ def _attacked(result: AttackResult, rows: int, names: Sequence[str]) -> Figure:
     return figure
 
 
-def _array(values: object) -> Array:
+def array(values: object) -> Array:
+    """Returns a tensor as float64."""
     return np.asarray(values.detach().cpu().double())  # type: ignore[attr-defined]

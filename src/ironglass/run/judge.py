@@ -15,8 +15,19 @@ from ironglass.core.catalogue import FINISH, LADDER
 from ironglass.core.diagnosis import Diagnosis, Examined
 from ironglass.core.errors import AccessError, BudgetExceeded, InputError, IronglassError, MethodFailed
 from ironglass.core.method import Method
-from ironglass.core.results import AttackResult, Attribution, Certificate, Cost, Estimate, Map, Result, Score
-from ironglass.core.values import Goal, Threat
+from ironglass.core.results import (
+    AttackResult,
+    Attribution,
+    Certificate,
+    Cost,
+    Estimate,
+    Map,
+    Proof,
+    Result,
+    Score,
+    Smoothed,
+)
+from ironglass.core.values import Avoid, Goal, Threat
 from ironglass.models.adapter import Adapter
 from ironglass.models.meter import Meter
 from ironglass.models.session import Session
@@ -93,7 +104,10 @@ def join(results: list[Result]) -> Result:
     if isinstance(first, Attribution):
         parts = [cast(Attribution, result).extras for result in results]
         changes["extras"] = {name: torch.cat([part[name] for part in parts]) for name in first.extras}
-    if isinstance(first, AttackResult | Certificate | Estimate | Diagnosis) and first.threat.mask is not None:
+    if (
+        isinstance(first, AttackResult | Certificate | Estimate | Smoothed | Diagnosis)
+        and first.threat.mask is not None
+    ):
         masks = [cast(AttackResult, result).threat.mask for result in results]
         if any(mask is not None and len(mask) > 1 for mask in masks):
             changes["threat"] = replace(first.threat, mask=torch.cat([cast(Tensor, mask) for mask in masks]))
@@ -113,6 +127,7 @@ def judge(model: Adapter, job: Job) -> Result:
         "explain": _explain,
         "certify": _certify,
         "estimate": _estimate,
+        "smoothed": _smoothed,
         "metric": _metric,
         "diagnose": _diagnose,
     }
@@ -130,7 +145,7 @@ def judge(model: Adapter, job: Job) -> Result:
 def _attack(model: Adapter, job: Job) -> AttackResult:
     goal, threat = cast(tuple[Goal, Threat], job.inputs)
     ours, meter = model.session(job.x, goal=goal, max_queries=job.max_queries)
-    session = Session(model, job.x, meter, job.method.card.access)
+    session = model.open(job.x, meter, job.method.card.access)
     meter.within = _within(job.x, threat)
     own, finish = _options(job)
     before = _outputs(model, ours, job.x)
@@ -151,12 +166,14 @@ def _attack(model: Adapter, job: Job) -> AttackResult:
             if finish.polish:  # a method that sees no gradients gets the line search alone
                 found = polish(part, x, found, wish, limits, steps=finish.polish if gradients else 0)
             if unrounded is not None:
-                unrounded[rows] = wish.reached(model.outputs(found))
+                unrounded[rows] = model.verdict(x, found, wish)[1] > 0.5
                 found = quantize(part, x, found, wish, limits, gradients=gradients)
         adversarial[rows] = found
-    after = before.clone()
-    if len(rows):
-        after[rows] = model.outputs(adversarial[rows]).to(after.dtype)
+    after, share = before.clone(), goal.reached(before).double()
+    judged = torch.arange(len(job.x), device=job.x.device) if model.stochastic else rows
+    if len(judged):
+        scores, share[judged] = model.verdict(job.x[judged], adversarial[judged], goal.take(judged))
+        after[judged] = scores.to(after.dtype)
     return AttackResult(
         x=job.x,
         method=job.method.card.name,
@@ -164,7 +181,7 @@ def _attack(model: Adapter, job: Job) -> AttackResult:
         cost=meter.cost,
         partial=partial,
         adversarial=adversarial,
-        success=goal.reached(after),
+        success=share > 0.5,
         distance=lp.distance(adversarial, job.x, threat, model.bounds),
         queries=meter.queries,
         first_success=meter.first_success,
@@ -175,6 +192,7 @@ def _attack(model: Adapter, job: Job) -> AttackResult:
         threat=threat,
         seed=job.options.get("seed"),
         unrounded=unrounded,
+        share=share if model.stochastic else None,
     )
 
 
@@ -263,8 +281,20 @@ def _explain(model: Adapter, job: Job) -> Attribution:
 def _certify(model: Adapter, job: Job) -> Certificate:
     y, threat = job.inputs
     session, meter = _open(model, job)
-    margin = job.method.raw(session, job.x, y, threat, **job.options)
+    found = job.method.raw(session, job.x, y, threat, **job.options)
+    margin = found.margin if isinstance(found, Proof) else found
     proven = margin.isfinite() & (margin > 0)
+    broken = counterexample = None
+    if isinstance(found, Proof):
+        counterexample = lp.project(_like(found.counterexample, job.x, job), job.x, threat, model.bounds)
+        broken = model.outputs(counterexample).argmax(1) != y
+        both = (proven & broken).nonzero()[:, 0].tolist()
+        if both:
+            raise MethodFailed(
+                f"{job.method.card.name} proves samples {both[:5]} safe and has a point that breaks them: one of the "
+                "two is wrong, and that is a bug of Ironglass",
+                "please report it with this model and these samples; trust neither result",
+            )
     return Certificate(
         x=job.x,
         method=job.method.card.name,
@@ -274,6 +304,8 @@ def _certify(model: Adapter, job: Job) -> Certificate:
         margin=margin,
         y=y,
         threat=threat,
+        falsified=broken,
+        counterexample=counterexample,
     )
 
 
@@ -288,6 +320,24 @@ def _estimate(model: Adapter, job: Job) -> Estimate:
         cost=meter.cost,
         radius=radius,
         quality=quality,
+        y=y,
+        threat=threat,
+        seed=job.options.get("seed"),
+    )
+
+
+def _smoothed(model: Adapter, job: Job) -> Smoothed:
+    y, threat = job.inputs
+    session, meter = _open(model, job)
+    decision, radius, confidence = job.method.raw(session, job.x, y, threat, **job.options)
+    return Smoothed(
+        x=job.x,
+        method=job.method.card.name,
+        options=job.options,
+        cost=meter.cost,
+        decision=decision,
+        radius=radius,
+        confidence=confidence,
         y=y,
         threat=threat,
         seed=job.options.get("seed"),
@@ -319,7 +369,7 @@ def _diagnose(model: Adapter, job: Job) -> Diagnosis:
         checks=tuple(found.checks),
         evidence=found.evidence,
         adversarial=adversarial,
-        broken=model.outputs(adversarial).argmax(1) != y,
+        broken=model.verdict(job.x, adversarial, Avoid(y))[1] > 0.5,
         seed=job.options.get("seed"),
     )
 
@@ -332,6 +382,14 @@ def _like(found: Tensor, x: Tensor, job: Job) -> Tensor:
     if not bool(found.isfinite().all()):
         raise MethodFailed(f"{name} returned samples that are not finite")
     return found.detach()
+
+
+def batched(threat: Threat, x: Tensor) -> Threat:
+    """Returns the threat with the batch dimension that methods expect of its mask."""
+    if threat.mask is None:
+        return threat
+    mask = (threat.mask != 0).to(x.device)
+    return replace(threat, mask=mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape))
 
 
 def inputs_of(method: Method[Any], model: Adapter, x: Tensor, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -359,9 +417,7 @@ def inputs_of(method: Method[Any], model: Adapter, x: Tensor, args: tuple[Any, .
             f"{card.name} needs a finite eps",
             "give the radius to search in, in the threat's units, or take a minimum-norm attack such as fmn",
         )
-    if threat.mask is not None:
-        mask = (threat.mask != 0).to(x.device)
-        threat = replace(threat, mask=mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape))
+    threat = batched(threat, x)
     if isinstance(aim, Goal) and aim.targeted and not card.targeted:
         raise InputError(f"{card.name} takes no target", "give the true labels, or choose a targeted attack")
     return aim, threat

@@ -13,7 +13,6 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ironglass.core.errors import InputError
 
@@ -115,17 +114,6 @@ def contributions(layer: Layer, sign: Literal[1, -1], signed: bool) -> Tensor:
     return layer.run(layer.x.clamp(min=0), weight, bias).add_(layer.run(layer.x.clamp(max=0), other))
 
 
-def _by_sign(layer: Layer, signed: bool, *parts: tuple[Tensor, Tensor]) -> Tensor:
-    """Pulls back seeds, each through its weight; where inputs are negative, the weights change places."""
-    weights, seeds = [weight for weight, _ in parts], [seed for _, seed in parts]
-
-    def pulled(order: list[Tensor]) -> Tensor:
-        found = [layer.adjoint(weight, seed) for weight, seed in zip(order, seeds, strict=True) if bool(seed.any())]
-        return sum(found[1:], found[0]) if found else torch.zeros_like(layer.x)
-
-    return torch.where(layer.x < 0, pulled(weights[::-1]), pulled(weights)) if signed else pulled(weights)
-
-
 @dataclass(frozen=True, slots=True)
 class Epsilon:
     r"""LRP-ε: :math:`R_i = \sum_j \frac{x_i w_{ij}}{z_j + \epsilon\,\mathrm{sign}(z_j)} R_j`; LRP-0 where ε is 0."""
@@ -147,29 +135,20 @@ class Gamma:
 
     def pull(self, layer: Layer, z: Tensor, grad: Tensor) -> Tensor:
         """Returns the modified gradient of the inputs."""
-        # everything is divided by 1 + γ: what agrees with the output weighs 1, what does not, less; the weights that
-        # favour the negative are (1 + less) w - up
-        less, signed = 1 / (1 + self.gamma), _signed(layer.x)
-        up = F.leaky_relu(layer.weight, less)
-        total = layer.run(layer.x.clamp(min=0) if signed else layer.x, up, _leaky(layer.bias, less))
+        # With a = 1 + γ/2 and b = γ/2, c + γ c⁺ = a c + b |c| and c + γ c⁻ = a c - b |c|: so the favoured sum is
+        # sign(z) (a |z| + b t), where t sums all |c|, and what it gets is shared by c and |c| alone, of any signs.
+        a, b = 1 + self.gamma / 2, self.gamma / 2
+        signed, weight = _signed(layer.x), layer.weight.abs().mul_(b)
+        bias = None if layer.bias is None else layer.bias.abs().mul_(b)
+        total = layer.run(layer.x.abs() if signed else layer.x, weight, bias).add_(z.abs(), alpha=a)
+        share = z / total.clamp_min_(torch.finfo(z.dtype).tiny)  # 0 / 0: no contributions, nothing to share out
+        agreeing, seed = share * grad, share.abs().mul_(grad)
+        if not signed and torch.equal(agreeing, seed):  # relevance comes to positive outputs alone, as from a ReLU
+            return layer.adjoint(weight.add_(layer.weight, alpha=a), seed)
+        favoured = layer.adjoint(weight, agreeing)
         if signed:
-            low = layer.x.clamp(max=0)
-            total.add_(layer.run(low, layer.weight), alpha=1 + less).sub_(layer.run(low, up))
-        relevance, negative = z * grad, z < 0
-        # where relevance comes to positive outputs alone, as it does through a ReLU, half of the rule is idle
-        both = bool((grad * negative).any())
-        seed = over(relevance, torch.where(negative, z * (1 + less) - total, total) if both else total)
-        if not both and not signed:
-            return layer.adjoint(up, seed)
-        below = torch.where(negative, seed, 0).mul_(1 + less)
-        above = (seed * (1 + less)).sub_(below)
-        favoured = layer.adjoint(up, (above - below).div_(1 + less))
-        found = layer.adjoint(layer.weight, below).add_(favoured)
-        return torch.where(layer.x < 0, layer.adjoint(layer.weight, above).sub_(favoured), found) if signed else found
-
-
-def _leaky(bias: Tensor | None, slope: float) -> Tensor | None:
-    return None if bias is None else F.leaky_relu(bias, slope)
+            favoured.mul_(torch.where(layer.x < 0, -1.0, 1.0))
+        return favoured.add_(layer.adjoint(layer.weight, seed), alpha=a)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,13 +171,16 @@ class AlphaBeta:
 
     def pull(self, layer: Layer, z: Tensor, grad: Tensor) -> Tensor:
         """Returns the modified gradient of the inputs."""
-        signed = _signed(layer.x)
-        relevance = z * grad
-        parts = [(layer.weight.clamp(min=0), over(relevance * self.alpha, contributions(layer, 1, signed)))]
-        if self.beta or signed:
-            seed = over(relevance * -self.beta, contributions(layer, -1, signed)) if self.beta else None
-            parts.append((layer.weight.clamp(max=0), seed if seed is not None else torch.zeros_like(z)))
-        return _by_sign(layer, signed, *parts)
+        signed, relevance = _signed(layer.x), z * grad
+        up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
+        for_ = over(relevance * self.alpha, contributions(layer, 1, signed))
+        against = over(relevance * -self.beta, contributions(layer, -1, signed)) if self.beta else None
+
+        def pulled(up: Tensor, down: Tensor) -> Tensor:
+            found = layer.adjoint(up, for_)
+            return found if against is None else found.add_(layer.adjoint(down, against))
+
+        return torch.where(layer.x < 0, pulled(down, up), pulled(up, down)) if signed else pulled(up, down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +230,7 @@ class _Stabilized(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (z,) = ctx.saved_tensors
         size = z.abs()
-        return grads[0] * size.div_(size + ctx.epsilon), None
+        return size.div_(size + ctx.epsilon).mul_(grads[0]), None
 
 
 class _Pulled(torch.autograd.Function):

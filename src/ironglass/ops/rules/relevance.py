@@ -259,7 +259,9 @@ class Relevance(Interceptor):
         near = torch.finfo(z.dtype).eps ** 0.5 if bool((rest != 0).any()) else 0.0
 
         def pull(grad: Tensor) -> Tensor:
-            return grad * torch.where(value.abs() <= near, slope, (y - rest) / value)
+            if near:
+                return torch.where(value.abs() <= near, slope, (y - rest) / value).mul_(grad)
+            return (y / value).nan_to_num_(slope).mul_(grad)  # 0 / 0
 
         return cast(Tensor, self.mark(pulled(y, pull, z), Note(gate=gate)))
 

@@ -1,0 +1,1 @@
+"""Training that makes a network stronger: against attacks, or so that it can be proven."""

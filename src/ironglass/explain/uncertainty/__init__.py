@@ -1,0 +1,1 @@
+"""What a model does not know: aleatoric and epistemic uncertainty."""

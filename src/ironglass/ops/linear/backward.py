@@ -1,0 +1,433 @@
+r"""Rows pulled back through a graph: lower bounds of linear functions of a step's values.
+
+A row :math:`A` of a step's values :math:`v` starts as :math:`A v`, and at each step before it becomes a row of that
+step's inputs, and an offset:
+
+.. math:: A (W x + b) = (A W) x + A b, \qquad
+          A\, s(z) \ge (A^+ a_l + A^- a_u)\, z + A^+ b_l + A^- b_u
+
+Rows meet where a value is used more than once, and are added there. At the input the least value over box and ball is
+known: :math:`A m - |A| r` and :math:`A x_0 - \varepsilon \|A\|_q`, of which the larger holds.
+
+**Rounding.** The bounds hold for the network as it runs in floating point, as `ops.bounds` has it. Where the network's
+own step is off by at most :math:`\nu`, :math:`|A|\,\nu` is taken off. As :math:`\nu` counts what our products of the
+same size lose too, this covers :math:`A W`. What else is rounded, dot products in blocks and each line's slope times
+its row, widens the offsets that it meets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ironglass.ops.bounds import SPARE, Interval, eps_of, gamma, rounding
+from ironglass.ops.graph import Absolute, Affine, Cat, Graph, Monotone, Op, Step, Sum, Valley
+
+from .curves import Side
+from .relaxations import Lines, Planes, Slopes
+from .relaxations import relaxed as relaxed_step
+
+BLOCK = 512
+"""Products summed in the bounds' dtype before the sums are summed in float64."""
+_FEW = 0.8
+"""Up to which share of values that rows do not vanish at, those are picked out."""
+Nonlinear = (Monotone, Valley, Absolute)
+
+
+class Loss(NamedTuple):
+    """What rounding takes off at a step, ``|A|`` times ``each`` and ``fixed`` ``(N,)``; and the step's bias."""
+
+    each: Tensor
+    fixed: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    r"""Lines as rows meet them: :math:`a_l` and :math:`a_u` by their mean and half difference, so do the offsets.
+
+    .. math:: A^+ a_l + A^- a_u = A\,\frac{a_l + a_u}{2} + |A|\,\frac{a_l - a_u}{2}
+
+    The offsets hold what the steps in ``paid``, just before, add and lose. ``alive`` are the places of each sample that
+    rows do not vanish at, where those are few and the input is flat.
+    """
+
+    slope: Tensor
+    bend: Tensor
+    offset: Tensor
+    width: Tensor
+    paid: frozenset[int]
+    alive: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Relaxed:
+    """A graph on a region: between which lines its nonlinear steps lie, and what rounding may add.
+
+    Args:
+        graph: of the network.
+        values: intervals by step, for every step that rows pass and its inputs.
+        lines: of the nonlinear steps.
+        losses: of the others.
+        folds: of the elementwise nonlinear steps.
+    """
+
+    graph: Graph
+    values: Mapping[int, Interval]
+    lines: dict[int, Lines | Planes] = field(default_factory=dict)
+    losses: dict[int, Loss] = field(default_factory=dict)
+    folds: dict[int, Fold] = field(default_factory=dict)
+
+    def take(self, rows: Tensor | slice) -> Relaxed:
+        """Returns the same graph on some of the regions."""
+        count = len(self.values[0].lower)
+
+        def cut(value: Tensor) -> Tensor:
+            return value[rows] if value.ndim and len(value) == count else value
+
+        def side(one: Side) -> Side:
+            return Side(cut(one.slope), cut(one.offset))
+
+        lines: dict[int, Lines | Planes] = {}
+        for i, found in self.lines.items():
+            lower, upper = side(found.lower), side(found.upper)
+            if isinstance(found, Planes):
+                lines[i] = Planes(lower, upper, found.pool)
+            else:
+                lines[i] = Lines(lower, upper, None if found.free is None else cut(found.free), found.choice)
+        losses = {
+            i: Loss(cut(loss.each), cut(loss.fixed), None if loss.bias is None else cut(loss.bias))
+            for i, loss in self.losses.items()
+        }
+        folds = {
+            i: replace(
+                fold,
+                slope=cut(fold.slope),
+                bend=cut(fold.bend),
+                offset=cut(fold.offset),
+                width=cut(fold.width),
+                alive=fold.alive[rows] if isinstance(rows, slice) and fold.alive is not None else None,
+            )
+            for i, fold in self.folds.items()
+        }
+        return Relaxed(self.graph, {i: x.take(rows) for i, x in self.values.items()}, lines, losses, folds)
+
+
+def unit_of(graph: Graph, dtype: torch.dtype, index: int = 0) -> float:
+    """Returns the relative error of a dot product over a step's values, in blocks, and of what is added to it after."""
+    size = math.prod(graph.steps[index].shape)
+    return gamma(min(size, BLOCK) + size // BLOCK + 2 * len(graph.steps) + SPARE, eps_of(dtype))
+
+
+def relax(graph: Graph, values: Mapping[int, Interval], slopes: Slopes = "adaptive", at: int | None = None) -> Relaxed:
+    """Returns the lines and losses of all steps that lead to one.
+
+    Args:
+        graph: of the network.
+        values: intervals by step, from `intervals` or `ops.bounds.propagate`.
+        slopes: how lines are chosen.
+        at: the step, or the last one.
+    """
+    found = Relaxed(graph, values)
+    for index in reached(graph, at):
+        add(found, index, slopes)
+    return found
+
+
+def reached(graph: Graph, at: int | None = None) -> list[int]:
+    """Returns the steps that lead to one, in the order they run, without the input."""
+    end = len(graph.steps) - 1 if at is None else at
+    needed = {end}
+    for index in range(end, 0, -1):
+        if index in needed:
+            needed.update(graph.steps[index].inputs)
+    return sorted(needed - {0})
+
+
+def add(relaxed: Relaxed, index: int, slopes: Slopes = "adaptive") -> None:
+    """Writes down one step's lines or losses, those before it known."""
+    graph, values = relaxed.graph, relaxed.values
+    step = graph.steps[index]
+    inputs = [values[i] for i in step.inputs]
+    unit = unit_of(graph, inputs[0].lower.dtype, index)
+    if isinstance(step.op, Nonlinear):
+        lines = relaxed_step(step, inputs[0], slopes)
+        relaxed.lines[index] = _widened(lines, inputs[0], unit)
+        if isinstance(lines, Lines):
+            relaxed.folds[index] = _folded(relaxed, step.inputs[0], lines, unit)
+    else:
+        relaxed.losses[index] = _loss(step, inputs, unit)
+
+
+def _folded(relaxed: Relaxed, before: int, lines: Lines, unit: float) -> Fold:
+    """The lines, with what the steps before add and lose folded in where nothing else reads them."""
+    gain, loss, paid = _pending(relaxed, before)
+    (low_slope, low_offset), (high_slope, high_offset) = lines.lower, lines.upper
+    few = 4 * eps_of(low_slope.dtype)
+    if paid:
+        below, over = low_slope.abs() * loss, high_slope.abs() * loss
+        below = below + (below + (low_slope * gain).abs() + low_offset.abs()) * few
+        over = over + (over + (high_slope * gain).abs() + high_offset.abs()) * few
+        low_offset, high_offset = low_offset + low_slope * gain - below, high_offset + high_slope * gain + over
+    lost = torch.maximum(low_slope.abs(), high_slope.abs()) * relaxed.values[before].largest() * few
+    lost = lost + torch.maximum(low_offset.abs(), high_offset.abs()) * (unit + few)
+    slope, bend = (low_slope + high_slope) / 2, (low_slope - high_slope) / 2
+    return Fold(
+        slope,
+        bend,
+        (low_offset + high_offset) / 2,
+        (low_offset - high_offset) / 2 - lost,
+        frozenset(paid),
+        _alive(slope, bend) if slope.ndim == 2 and not slope.requires_grad else None,
+    )
+
+
+def _alive(slope: Tensor, bend: Tensor) -> tuple[Tensor, ...] | None:
+    there = (slope != 0) | (bend != 0)  # NaN is there
+    if float(there.sum()) > _FEW * there.numel():
+        return None
+    return tuple(row.nonzero()[:, 0] for row in there)
+
+
+def _pending(relaxed: Relaxed, index: int) -> tuple[Tensor, Tensor, list[int]]:
+    """What a step, and the light ones before it, add to each of its values and lose; and which steps those are."""
+    loss, step = relaxed.losses.get(index), relaxed.graph.steps[index]
+    nothing = relaxed.values[index].lower.new_zeros(())
+    if loss is None or relaxed.graph.readers[index] != 1:
+        return nothing, nothing, []
+    gain, lost = nothing if loss.bias is None else loss.bias, loss.each
+    paid = [index]
+    if isinstance(step.op, Sum):
+        for i, factor in zip(step.inputs, step.op.factors, strict=True):
+            if relaxed.graph.steps[i].shape == step.shape and step.inputs.count(i) == 1:
+                more, less, others = _pending(relaxed, i)
+                gain, lost, paid = gain + factor * more, lost + abs(factor) * less, paid + others
+    elif isinstance(step.op, Affine) and step.op.form in ("move", "diagonal"):
+        more, less, others = _pending(relaxed, step.inputs[0])
+        if others:
+            shape = relaxed.values[step.inputs[0]].lower.shape
+            gain = gain + step.op.map(more.expand(shape), step.op.weight, None)
+            lost = lost + step.op.absolute(less.expand(shape))
+            paid = paid + others
+    return gain, lost, paid
+
+
+def _widened(found: Lines | Planes, x: Interval, unit: float) -> Lines | Planes:
+    """The lines, moved outward by what is lost where rows pass them."""
+    largest = x.largest()
+    eps = eps_of(largest.dtype)
+    if isinstance(found, Planes):
+        pool = found.pool
+        size = largest.flatten(-pool.dims)[..., pool.places]
+        lost = [
+            (side.slope.abs() * size).sum(-1) * (4 * eps * pool.places.shape[1]) for side in (found.lower, found.upper)
+        ]
+    else:
+        steepest = max(map(abs, found.choice))
+        below = found.lower.slope.abs()
+        below = below if found.free is None else torch.where(found.free, below.clamp(min=steepest), below)
+        lost = [below * largest * (2 * eps), found.upper.slope.abs() * largest * (2 * eps)]
+    down = found.lower.offset - (lost[0] + found.lower.offset.abs() * unit)
+    up = found.upper.offset + (lost[1] + found.upper.offset.abs() * unit)
+    return replace(found, lower=Side(found.lower.slope, down), upper=Side(found.upper.slope, up))
+
+
+def _loss(step: Step, inputs: list[Interval], unit: float) -> Loss:
+    each, op, bias = rounding(step, inputs, rows=True), step.op, None
+    largest = torch.stack([x.largest().flatten(1).amax(1) for x in inputs]).amax(0)
+    if each.ndim:
+        each = each * (1 + unit)
+    if isinstance(op, Affine) and op.bias is not None and op.size is not None:
+        nothing = each.new_zeros(1, *inputs[0].lower.shape[1:])
+        bias, each = op(nothing), each + op.absolute(nothing, op.size) * unit
+    tiny = 4 * torch.finfo(largest.dtype).tiny
+    count = sum(math.prod(x.lower.shape[1:]) for x in inputs) * (math.prod(step.shape) + 1)
+    return Loss(each, largest.double() * (tiny * count), bias)
+
+
+def lower(
+    start: Interval,
+    rows: Tensor,
+    relaxed: Relaxed,
+    *,
+    at: int | None = None,
+    alphas: Mapping[int, Tensor] | None = None,
+    betas: Mapping[int, Tensor] | None = None,
+    tape: dict[int, Tensor] | None = None,
+) -> Tensor:
+    r"""Returns sound lower bounds of ``rows · values`` of a step over a region, float64 ``(N, R)``.
+
+    Args:
+        start: the region, from `ops.bounds.region` or a box of one's own; N of them.
+        rows: ``(N, R, *shape)`` in the region's dtype.
+        relaxed: of the graph on these regions, from `relax`.
+        at: the step whose values are meant; the scores if None.
+        alphas: by nonlinear step, lower slopes ``(N, R, *shape)``: taken where the lines are ``free`` and within their
+            ``choice``.
+        betas: by nonlinear step ``(N, 1 or R, *shape)``, subtracted from the rows of its input: for a multiplier
+            :math:`\beta \ge 0` of the constraint :math:`s z \ge 0`, give :math:`\beta s`.
+        tape: gets the rows ``(N, R, *shape)`` of each nonlinear step's output, and of the input under 0.
+    """
+    end = len(relaxed.graph.steps) - 1 if at is None else at
+    total = rows.new_zeros(rows.shape[:2], dtype=torch.float64)
+    return pulled(start, relaxed, {end: rows}, total, set(), end, alphas, betas, tape)
+
+
+def pulled(
+    start: Interval,
+    relaxed: Relaxed,
+    waiting: dict[int, Tensor],
+    total: Tensor,
+    paid: set[int],
+    end: int,
+    alphas: Mapping[int, Tensor] | None = None,
+    betas: Mapping[int, Tensor] | None = None,
+    tape: dict[int, Tensor] | None = None,
+) -> Tensor:
+    """Pulls rows that wait at some steps back to the input, from the step ``end`` on; see `lower`.
+
+    Args:
+        start: the region.
+        relaxed: of the graph on it.
+        waiting: rows by step; used up.
+        total: what was met on the way so far ``(N, R)``.
+        paid: steps whose losses and bias are in it.
+        end: the last step that rows may wait at.
+        alphas: as `lower` takes them.
+        betas: as `lower` takes them.
+        tape: as `lower` takes it.
+    """
+    graph = relaxed.graph
+    unit = unit_of(graph, next(iter(waiting.values())).dtype)
+    given = {_home(rows) for rows in waiting.values()}
+    alive: dict[int, tuple[Tensor, ...]] = {}
+    for index in range(end, 0, -1):
+        if index not in waiting:
+            continue
+        step, a = graph.steps[index], waiting.pop(index)
+        if isinstance(step.op, Nonlinear):
+            if tape is not None:
+                tape[index] = a
+            fold = relaxed.folds.get(index)
+            alpha = None if alphas is None else alphas.get(index)
+            split = None if betas is None else betas.get(index)
+            if fold is None or alpha is not None or split is not None:
+                part, gain = _through(a, relaxed.lines[index], graph.steps[step.inputs[0]].shape, alpha)
+            else:
+                size = a.abs()
+                gain = dot(a, fold.offset) + dot(size, fold.width)
+                if tape is None and _home(a) not in given and not (a.requires_grad or fold.slope.requires_grad):
+                    part = a.mul_(fold.slope[:, None]).addcmul_(size, fold.bend[:, None])  # nobody else has it
+                else:
+                    part = torch.addcmul(a * fold.slope[:, None], size, fold.bend[:, None])
+                paid |= fold.paid
+                if fold.alive is not None and _is_matrix(graph, step.inputs[0]) and not part.requires_grad:
+                    alive[step.inputs[0]] = fold.alive
+            total = total + gain
+            if split is not None:
+                part = part - split
+                total = total - dot(part.abs(), relaxed.values[step.inputs[0]].largest() * (2 * eps_of(part.dtype)))
+            parts = [part]
+        else:
+            loss = relaxed.losses[index]
+            total = total - loss.fixed[:, None]
+            if index not in paid:
+                if loss.each.ndim:
+                    total = total - dot(a.abs(), loss.each)
+                if loss.bias is not None:
+                    total = total + dot(a, loss.bias)
+            parts = [_picked(step.op, a, alive[index])] if index in alive else _back(graph, step, a)
+        for i, part in zip(step.inputs, parts, strict=True):
+            if i in waiting:
+                waiting[i] = waiting[i] + part
+                total = total - dot(waiting[i].abs(), relaxed.values[i].largest() * (2 * eps_of(part.dtype)))
+            else:
+                waiting[i] = part
+    if not waiting:
+        return total
+    if tape is not None:
+        tape[0] = waiting[0]
+    return total + least(waiting[0], start, unit, ours=tape is None and _home(waiting[0]) not in given)
+
+
+def _home(rows: Tensor) -> int:
+    """Where a tensor's memory begins: rows may be overwritten where nobody else's do."""
+    return rows.untyped_storage().data_ptr()
+
+
+def _is_matrix(graph: Graph, index: int) -> bool:
+    op = graph.steps[index].op
+    return graph.readers[index] == 1 and isinstance(op, Affine) and op.form == "matrix" and not op.weight.requires_grad
+
+
+def _picked(op: Op, a: Tensor, alive: tuple[Tensor, ...]) -> Tensor:
+    """The rows of the input of a linear layer, from the places of each sample where they are not 0."""
+    assert isinstance(op, Affine)
+    found = a.new_empty(*a.shape[:2], op.weight.shape[1])
+    for row, places, out in zip(a, alive, found, strict=True):
+        torch.mm(row.index_select(1, places), op.weight.index_select(0, places), out=out)
+    return found
+
+
+def _back(graph: Graph, step: Step, a: Tensor) -> list[Tensor]:
+    """The rows of a linear step's inputs."""
+    op, lead = step.op, a.shape[:2]
+    if isinstance(op, Affine):
+        shape = graph.steps[step.inputs[0]].shape
+        return [op.adjoint(a.flatten(0, 1), shape).reshape(*lead, *shape)]
+    if isinstance(op, Cat):
+        return list(torch.split(a, [graph.steps[i].shape[op.dim - 1] for i in step.inputs], op.dim + 1))
+    if isinstance(op, Sum):
+        factors = zip(step.inputs, op.factors, strict=True)
+        return [(a * factor).sum_to_size(*lead, *graph.steps[i].shape) for i, factor in factors]
+    return [a]
+
+
+def _through(a: Tensor, lines: Lines | Planes, shape: tuple[int, ...], alpha: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The rows of a nonlinear step's input, and what the offsets add."""
+    positive, negative = a.clamp(min=0), a.clamp(max=0)
+    gain = dot(positive, lines.lower.offset.flatten(1)) + dot(negative, lines.upper.offset.flatten(1))
+    if isinstance(lines, Planes):
+        pool = lines.pool
+        plus, minus = (part.flatten(-pool.dims)[..., None] for part in (positive, negative))
+        spread = plus * lines.lower.slope[:, None] + minus * lines.upper.slope[:, None]
+        flat = a.new_zeros(*a.shape[:2], *shape).flatten(-pool.dims)
+        return flat.index_add(-1, pool.places.flatten(), spread.flatten(-2)).reshape(*a.shape[:2], *shape), gain
+    below = lines.lower.slope[:, None]
+    if alpha is not None and lines.free is not None:
+        below = torch.where(lines.free[:, None], alpha.clamp(*lines.choice), below)
+    return positive * below + negative * lines.upper.slope[:, None], gain
+
+
+def least(a: Tensor, start: Interval, unit: float, *, ours: bool = False) -> Tensor:
+    """Returns the least value of rows ``(N, R, *shape)`` over a region, float64 ``(N, R)``; uses up rows of ours."""
+    middle = start.lower.lerp(start.upper, 0.5)
+    radius = torch.maximum(start.upper - middle, middle - start.lower)
+    found, ball, inside = dot(a, middle), start.ball, None
+    if ball is not None:
+        order = 2 if ball.norm == "l2" else torch.inf
+        length = torch.linalg.vector_norm((a * ball.scale[:, None]).flatten(2), order, 2, dtype=torch.float64)
+        inside = dot(a, ball.centre) - ball.eps * (1 + 2.0**-40) * length
+    size = a.abs_() if ours and not a.requires_grad else a.abs()
+    found = found - dot(size, radius * (1 + 2 * unit) + middle.abs() * unit)
+    if ball is None or inside is None:
+        return found
+    inside = inside - dot(size, ball.noise * (1 + 2 * unit) + ball.centre.abs() * unit)
+    return torch.where(inside > found, inside, found)
+
+
+def dot(rows: Tensor, values: Tensor) -> Tensor:
+    """Returns inner products, float64: ``(N, R, *shape)`` with ``(1 or N, *shape)`` to ``(N, R)``."""
+    rows = rows.flatten(2)
+    values = values.to(rows.dtype).flatten(1).expand(len(rows), -1)[:, None]
+    if rows.shape[2] <= BLOCK:
+        return (values @ rows.mT)[:, 0].double()
+    total = rows.new_zeros(rows.shape[:2], dtype=torch.float64)
+    for part, value in zip(torch.split(rows, BLOCK, 2), torch.split(values, BLOCK, 2), strict=True):
+        total = total + (value @ part.mT)[:, 0]
+    return total
