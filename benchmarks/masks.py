@@ -64,6 +64,7 @@ def lime_of(
         num_samples=samples,
         batch_size=batch,
         segmentation_fn=lambda _: regions.numpy(),
+        progress_bar=False,
     )
     return np.array([weight for _, weight in sorted(found.local_exp[0])])
 
