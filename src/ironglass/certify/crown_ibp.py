@@ -16,7 +16,7 @@ from ironglass.ops.proofs import opened, weakest
     paper="zhang2020crownibp",
     access="training",
     norms=("linf", "l2", "l1"),
-    cost="30",
+    cost="2 + 4 * classes",
     lecture="verification-based evaluation",
 )
 def crown_ibp(model: Model, x: Tensor, y: Tensor, threat: Threat, *, double: bool = False) -> Tensor:
