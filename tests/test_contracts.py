@@ -21,7 +21,7 @@ from ironglass.core.method import Method, get
 from ironglass.core.results import AttackResult, Attribution, Result
 from ironglass.core.training import Epoch, Trained
 from ironglass.core.values import Avoid, Bounds, Reach, Threat
-from ironglass.models.adapter import wrap
+from ironglass.models.adapter import Adapter, wrap
 from ironglass.ops import lp
 from ironglass.run import Runner, run_study, run_training
 from ironglass.run.pools import Pool, Processes
@@ -211,9 +211,15 @@ def workers() -> Iterator[Pool]:
         yield pool
 
 
+@pytest.fixture(scope="module")
+def shown() -> Adapter:
+    """One model for all methods, so that the workers are kept from one to the next."""
+    return wrap(small_cnn().eval())
+
+
 @sharded
-def test_two_workers_give_the_same_bits_as_one(card: Card, workers: Pool) -> None:
-    model, x = wrap(small_cnn().eval()), images(SHARD + 20)
+def test_two_workers_give_the_same_bits_as_one(card: Card, workers: Pool, shown: Adapter) -> None:
+    model, x = shown, images(SHARD + 20)
     assert same(call(card, model, x), call(card, Runner(model, pool=workers), x))
 
 

@@ -36,8 +36,8 @@ def edges(model: Model, x: Tensor, target: Tensor) -> Tensor:
     return F.conv2d(x.mean(1, keepdim=True), both, padding=1).norm(dim=1)
 
 
-@explain(title="Noise", paper="none", access="scores", cost="0", kind="agnostic")
-def noise(model: Model, x: Tensor, target: Tensor) -> Tensor:
+@explain(title="Noise by the sum of scores", paper="none", access="scores", cost="0", kind="agnostic")
+def noise_by_sum(model: Model, x: Tensor, target: Tensor) -> Tensor:
     """Show noise that depends on the parameters alone by their sum."""
     seed = int(float(model.scores(x).double().abs().sum()) * 1e6)
     return model.draws(seed).normal(x.shape[1:], dtype=x.dtype)
@@ -112,7 +112,7 @@ def test_an_edge_detector_fails(digits: tuple[nn.Module, Tensor, Tensor], simila
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_noise_resembles_nothing(digits: tuple[nn.Module, Tensor, Tensor], similarity: str) -> None:
     net, x, y = digits
-    score = parameter_randomization(net, noise(net, x, y), similarity=similarity)  # type: ignore[arg-type]
+    score = parameter_randomization(net, noise_by_sum(net, x, y), similarity=similarity)  # type: ignore[arg-type]
     # on 8 x 8 pixels the gradients at the rim of any two maps point the same ways; sizes of chance average 0.1
     assert float(score.values.mean(0).abs().max()) < (0.4 if similarity == "hog" else 0.13)
     assert bool(score.passed.all()) or similarity == "hog"

@@ -333,8 +333,8 @@ class Torch(Backend):
         return sum(parameter.numel() for parameter in self._whole.parameters())
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves the private copy behind: another process makes its own."""
-        return self.__dict__ | {"_copy": None, "_print": None}
+        """Leaves behind what was learned of the network: another process looks for itself."""
+        return self.__dict__ | {"_copy": None, "_print": None, "_surveys": {}}
 
     def _survey(self, x: Tensor) -> Survey:
         """Watches one sample pass through the network; remembered until the network changes."""
