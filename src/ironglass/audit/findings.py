@@ -125,11 +125,12 @@ def _rights(found: Evidence, plan: Plan, right: int) -> Iterator[Finding]:
 
 
 def _fallen(how: str, levels: list[tuple[Tensor, Tensor]], right: int) -> tuple[int, str]:
-    """Returns how many right answers stand, and in words how many fall and after how many queries."""
+    """Returns how many right answers stand, and in words how many fall, and after or within how many queries."""
     broken = _any([lost for lost, _ in levels])
     fallen = int(broken.sum())
     least = _median([queries.where(lost, torch.inf)[broken] for lost, queries in levels])
-    after = f" after a median of {least:,.0f} queries" if fallen else ""
+    most = max(float(queries.max()) for _, queries in levels)
+    after = f" after a median of {least:,.0f} queries" if fallen else f" within {most:,.0f} queries"
     return right - fallen, f"{how}, {fallen} of {right} correct answers break{after}"
 
 
