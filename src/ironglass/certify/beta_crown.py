@@ -14,8 +14,9 @@ from ironglass.core.method import certify
 from ironglass.core.properties import margin_property
 from ironglass.core.values import Threat
 from ironglass.ops.bounds import Interval, region
+from ironglass.ops.branching.complete import by_signs
 from ironglass.ops.branching.problem import Budget, make_problem
-from ironglass.ops.branching.signs import Effort, by_signs
+from ironglass.ops.branching.signs import Effort
 from ironglass.ops.branching.witness import Witness
 from ironglass.ops.capture import capture
 from ironglass.ops.graph import Graph
