@@ -20,11 +20,13 @@ from .lined import ByStep, Lined, clipped, lined
 from .problem import Settled
 from .signs import Parts, Search
 
+NEAR = 0.25
+"""A piece is searched by signs before it is cut again where its worst bound is this share of the whole box's."""
 CLIMB = 5
 """Steps of the climb for each interval."""
 EAGER = 8
 """Worst points are descended from on one of so many pieces."""
-MOST = 1024
+MOST = 300
 """Up to so many ReLU inputs of either sign intervals are bounded again; beyond, a piece takes too long."""
 
 
@@ -72,9 +74,9 @@ def rebounded(net: Lined, signs: ByStep) -> Lined | None:
 
 
 def applies(search: Search) -> bool:
-    """Returns whether it is worth it: a box, ReLUs behind others, and not too many that may be of either sign."""
+    """Returns whether it is worth it: a box, three layers of ReLUs, and not too many that may be of either sign."""
     net = search.net
-    if search.effort.gap is not None or net.start.ball is not None or len(net.relus) < 2:
+    if search.effort.gap is not None or net.start.ball is not None or len(net.relus) < 3:
         return False
     return sum(int(net.unstable(step).sum()) for step in net.relus) <= MOST
 
@@ -129,7 +131,9 @@ def by_pieces(whole: Search) -> Settled:
         parts = parts.take((~done).nonzero()[:, 0])
         if search.found is None and len(parts):
             split = _split(search, parts)
-            settled = search.run(parts, whole.effort.piece * len(parts) if split is not None else None)
+            near = float(parts.bound.amin()) >= NEAR * float(root.bound.amin())
+            most = None if split is None else whole.effort.piece * len(parts) * near
+            settled = search.run(parts, most)
             if search.left is None or split is None:
                 proven = min(proven, settled.bound)
             else:

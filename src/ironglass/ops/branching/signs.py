@@ -35,7 +35,7 @@ class Effort:
             excess that was seen.
         inner: steps of the climb for the intervals that cost the rows most, before anything is split; 0 leaves them.
         early: parts before the box is cut into pieces with intervals of their own, where that applies.
-        piece: parts that a case may take on a piece before that is cut again.
+        piece: parts that a case may take on a piece near to proven before that is cut again.
         attack: begin with a descent from the centre and from the points where the first bounds are attained.
     """
 
@@ -45,7 +45,7 @@ class Effort:
     gap: float | None = None
     inner: int = 5
     early: int = 256
-    piece: int = 1
+    piece: int = 4
     attack: bool = True
 
 
