@@ -72,6 +72,22 @@ def test_the_bounds_are_in_order() -> None:
         assert exact <= attack + 1e-9
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_is_nowhere_below_alpha_crown(dtype: torch.dtype) -> None:
+    """Searched to the end, each sample's margin is at least that of the slopes alone, whatever the network."""
+    above = 0
+    for seed in SEEDS[:4]:
+        net = small_mlp(seed, scale=2.5, dtype=dtype)
+        x = torch.rand(4, 3, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+        y = net(x).argmax(1)
+        for eps in (0.1, EPS):
+            alpha = ig.certify.alpha_crown(net, x, y, ig.Linf(eps)).margin
+            beta = ig.certify.beta_crown(net, x, y, ig.Linf(eps), gap=1e-4).margin
+            assert bool((alpha <= beta + 1.1e-4).all())
+            above += int((beta > alpha + 1e-3).sum())
+    assert above > 4
+
+
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 @pytest.mark.parametrize("seed", SEEDS[:4])
 def test_balls_are_bounded_better_than_by_crown_and_soundly(seed: int, norm: Any) -> None:

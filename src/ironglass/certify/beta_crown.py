@@ -14,8 +14,9 @@ from ironglass.core.method import certify
 from ironglass.core.properties import margin_property
 from ironglass.core.values import Threat
 from ironglass.ops.bounds import Interval, region
+from ironglass.ops.branching.complete import by_signs
 from ironglass.ops.branching.problem import Budget, make_problem
-from ironglass.ops.branching.signs import Effort, by_signs
+from ironglass.ops.branching.signs import Effort
 from ironglass.ops.branching.witness import Witness
 from ironglass.ops.capture import capture
 from ironglass.ops.graph import Graph
@@ -53,7 +54,9 @@ def beta_crown(
     Both are raised together by projected Adam on the bound's own gradient. The part with the lowest bound is split
     next: of a few inputs whose lines lose most, at the one whose weaker half has the best bound (filtered smart
     branching). A part without an open ReLU is settled by a linear program, whose multipliers are put into the same
-    bound. What CROWN proves at once is not branched on, nor what a descent breaks.
+    bound. Where that does not end soon in linf, the first layers of a small deep network are split instead, and all
+    intervals behind them are bounded again on each piece, with the half-spaces that the signs leave of the ball. What
+    CROWN proves at once is not branched on, nor what a descent breaks.
 
     It is complete in linf: with enough parts, every margin's sign is decided, up to rounding. In l2 and l1 parts whose
     every sign is known may stay open.

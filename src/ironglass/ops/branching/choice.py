@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ironglass.ops.linear import Lines, Relaxed
+from ironglass.ops.linear import Relaxed
 
 from .lined import ByStep, Lined, Pulled
 
@@ -54,21 +55,11 @@ def chosen(net: Lined, relaxed: Relaxed, pulled: Pulled, parts: Parts, rows: Ten
     best = (pulled.bound - limits).argmax(1)
     every = torch.arange(len(parts))
     steps, losses, uppers, places = [], [], [], []
-    for step in net.relus:
-        lines = relaxed.lines[step]
-        x = relaxed.values[net.before(step)]
-        assert isinstance(lines, Lines)
-        a = pulled.rows[step][every, best].flatten(1) if step in pulled.rows else None
-        alpha = parts.alphas[step][every, best].flatten(1)
-        open_ = ((x.lower < 0) & (x.upper > 0)).flatten(1).expand(len(parts), -1)
-        low, high = x.lower.flatten(1), x.upper.flatten(1)
-        a = torch.zeros_like(alpha) if a is None else a
-        upper = a.clamp(max=0).abs() * (-low * high / (high - low).clamp(min=1e-30))
-        below = a.clamp(min=0) * torch.maximum(-alpha * low, (1 - alpha) * high)
-        losses.append(torch.where(open_, upper + below, -1.0))
-        uppers.append(torch.where(open_, upper, -1.0))
-        steps.append(torch.full((alpha.shape[1],), step))
-        places.append(torch.arange(alpha.shape[1]))
+    for step, upper, below in lost(net, relaxed, pulled, parts.alphas, every, best):
+        losses.append(upper + below)
+        uppers.append(upper)
+        steps.append(torch.full((upper.shape[1],), step))
+        places.append(torch.arange(upper.shape[1]))
     if not steps:
         none = torch.arange(0)
         return Choice(none, none, none, every)
@@ -82,6 +73,30 @@ def chosen(net: Lined, relaxed: Relaxed, pulled: Pulled, parts: Parts, rows: Ten
     tried = torch.cat([loss[inner].topk(count, 1).indices, upper[inner].topk(min(2, count), 1).indices], 1)
     pick = _probed(net, parts.take(inner), tried, loss[inner], (step_of, place_of), rows[inner], limits[inner])
     return Choice(step_of[pick], place_of[pick], inner, leaves)
+
+
+def lost(
+    net: Lined, relaxed: Relaxed, pulled: Pulled, alphas: ByStep, every: Tensor, best: Tensor
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yields each ReLU step with what its upper and its lower lines lose at most ``(n, places)``; -1 where exact.
+
+    Args:
+        net: the network between its lines.
+        relaxed: its lines on the parts.
+        pulled: the rows on the parts.
+        alphas: lower slopes of the parts.
+        every: which parts.
+        best: which row of each.
+    """
+    for step in net.relus:
+        x = relaxed.values[net.before(step)]
+        alpha = alphas[step][every, best].flatten(1)
+        a = pulled.rows[step][every, best].flatten(1) if step in pulled.rows else torch.zeros_like(alpha)
+        open_ = ((x.lower < 0) & (x.upper > 0)).flatten(1).expand(len(alpha), -1)
+        low, high = x.lower.flatten(1), x.upper.flatten(1)
+        upper = a.clamp(max=0).abs() * (-low * high / (high - low).clamp(min=1e-30))
+        below = a.clamp(min=0) * torch.maximum(-alpha * low, (1 - alpha) * high)
+        yield step, torch.where(open_, upper, -1.0), torch.where(open_, below, -1.0)
 
 
 def _probed(

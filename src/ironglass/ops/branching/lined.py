@@ -64,7 +64,7 @@ class Lined:
         whole, values = self.relaxed, dict(self.relaxed.values)
         found = Relaxed(whole.graph, values, dict(whole.lines), whole.losses, dict(whole.folds))
         for step, sign in signs.items():
-            values[self.before(step)] = _clipped(values[self.before(step)], sign)
+            values[self.before(step)] = clipped(values[self.before(step)], sign)
             below, above = sign < 0, sign > 0
 
             def pick(one: Tensor, plus: Tensor, minus: Tensor, below: Tensor = below, above: Tensor = above) -> Tensor:
@@ -105,8 +105,8 @@ class Lined:
         return minimizer(pulled.rows[0], self.start)
 
 
-def _clipped(x: Interval, sign: Tensor) -> Interval:
-    """What is left of intervals where their values have these signs."""
+def clipped(x: Interval, sign: Tensor) -> Interval:
+    """Returns what is left of intervals where their values have these signs."""
     low = torch.where(sign > 0, x.lower.clamp(min=0), x.lower)
     return Interval(low, torch.where(sign < 0, x.upper.clamp(max=0), x.upper))
 
@@ -147,7 +147,7 @@ def _all_of(whole: Relaxed, relus: tuple[int, ...], sign: int) -> Relaxed:
         before = whole.graph.steps[step].inputs[0]
         x = whole.values[before]
         unstable = (x.lower < 0) & (x.upper > 0)
-        values[before] = _clipped(x, torch.where(unstable, sign, 0))
+        values[before] = clipped(x, torch.where(unstable, sign, 0))
         add(found, step)
     return found
 

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ironglass.ops.bounds import Interval
-from ironglass.ops.graph import Graph
-from ironglass.ops.linear import Lines, lower
-from ironglass.ops.linear.sharpening import sharpened
+from ironglass.ops.linear import Lines
 
 from .ascent import Raised, raised
 from .attack import descended
 from .choice import Choice, chosen
 from .leaf import at_leaf
-from .lined import ByStep, Lined, lined
+from .lined import ByStep, Lined
 from .problem import Budget, Problem, Settled
 from .witness import Witness
 
@@ -37,6 +34,8 @@ class Effort:
         gap: None to stop when every part is settled; else the search goes on until the bound is this near to the least
             excess that was seen.
         inner: steps of the climb for the intervals that cost the rows most, before anything is split; 0 leaves them.
+        early: parts before the box is cut into pieces with intervals of their own, where that applies.
+        piece: parts that a case may take on a piece near to proven before that is cut again.
         attack: begin with a descent from the centre and from the points where the first bounds are attained.
     """
 
@@ -45,6 +44,8 @@ class Effort:
     batch: int = 128
     gap: float | None = None
     inner: int = 5
+    early: int = 256
+    piece: int = 4
     attack: bool = True
 
 
@@ -84,8 +85,8 @@ class Parts:
 
 
 @dataclass(slots=True)
-class _Search:
-    """One search: the network between its lines, what is proven, and the least excess that was seen."""
+class Search:
+    """One search: the network between its lines, what is proven, the least excess that was seen, what is left."""
 
     problem: Problem
     net: Lined
@@ -96,7 +97,10 @@ class _Search:
     seen: float = torch.inf
     open_leaves: int = 0
     turns: int = 0
+    eager: bool = True
     found: Settled | None = None
+    root: Parts | None = None
+    left: Parts | None = None
 
     @property
     def rows(self) -> Tensor:
@@ -117,8 +121,9 @@ class _Search:
         limits = self.problem.limits[case]
         return limits + limits.abs() * 2.0**-50 + self.goal
 
-    def run(self) -> Settled:
-        todo = self.rooted()
+    def run(self, todo: Parts | None = None, most: int | None = None) -> Settled:
+        """Searches parts, or the whole box; leaves what is open in `left` after so many parts or the budget."""
+        todo, begun, self.left = self.rooted() if todo is None else todo, self.budget.used, None
         while self.found is None:
             done = todo.bound > self.goal
             if bool(done.any()):
@@ -127,7 +132,8 @@ class _Search:
             if not len(todo):
                 why = f"{self.budget.used} parts" + (f", {self.open_leaves} leaves stay open" * bool(self.open_leaves))
                 return Settled(self.proven, None, -1, why)
-            if self.budget.spent:
+            if self.budget.spent or (most is not None and self.budget.used - begun >= most):
+                self.left = todo
                 least = min(self.proven, float(todo.bound.amin()))
                 why = f"{len(todo)} of {self.budget.used} parts are open"
                 return Settled(least, None, -1, why, spent=True)
@@ -162,6 +168,21 @@ class _Search:
         best = raised(
             self.net, relaxed, self.rows, signs, alphas, betas,
             steps=self.effort.root, rate=0.2, enough=self.enough(parts.case),
+        )  # fmt: skip
+        self.root = self.settled(parts, best)
+        return self.root
+
+    def again(self, parts: Parts) -> Parts:
+        """The parts of a wider net with slopes and multipliers raised between the lines of this one."""
+        signs, alphas, betas = (
+            {step: value for step, value in each.items() if step in self.net.relus}
+            for each in (parts.signs, parts.alphas, parts.betas)
+        )
+        parts = Parts(parts.case, parts.bound, signs, alphas, betas)
+        self.budget.charge(len(parts), 0, "parts")
+        best = raised(
+            self.net, self.net.split(signs), self.rows[parts.case], signs, alphas, betas,
+            steps=self.effort.steps, enough=self.enough(parts.case),
         )  # fmt: skip
         return self.settled(parts, best)
 
@@ -200,7 +221,13 @@ class _Search:
         corners = self.net.corner(best.pulled)
         self.tried(corners, parts.case)
         self.turns += 1
-        if self.turns % EVERY == 0 and self.witness is not None and self.found is None and self.effort.gap is None:
+        if (
+            self.eager
+            and self.turns % EVERY == 0
+            and self.witness is not None
+            and self.found is None
+            and self.effort.gap is None
+        ):
             worst = bound.argsort(stable=True)[:EAGER]
             points, owner = corners[worst].flatten(0, 1), parts.case[worst].repeat_interleave(corners.shape[1])
             self.found = descended(self.problem, self.witness, self.budget, points, owner)
@@ -251,45 +278,3 @@ def _halves(parts: Parts, choice: Choice) -> Parts:
             flat[here, choice.place.repeat(2)[here]] = sign[here]
             halves.signs[step] = flat.reshape(halves.signs[step].shape)
     return halves
-
-
-def by_signs(
-    problem: Problem,
-    graph: Graph,
-    values: dict[int, Interval],
-    witness: Witness | None,
-    budget: Budget,
-    effort: Effort | None = None,
-) -> Settled:
-    r"""Splits on the sign of one ReLU's input at a time until every part of every case is settled.
-
-    In a part the inputs of some ReLUs are known to be of one sign. There the ReLU is exact, and the constraint
-    :math:`s_j z_j \ge 0` enters the bound with a multiplier :math:`\beta_j \ge 0`; slopes and multipliers are raised
-    together. Where nothing is left to split the network is affine and a linear program settles the part: its
-    multipliers go through the same bound, so that nothing rests on the solver.
-
-    Args:
-        problem: the network and its cases.
-        graph: of the network.
-        values: intervals by step on the box.
-        witness: the judge of counterexamples; None if none is looked for.
-        budget: to keep to.
-        effort: how hard each part is tried.
-    """
-    effort = effort or Effort()
-    with torch.no_grad():
-        net = _sharpened(problem, lined(graph, problem.start, values), effort)
-        return _Search(problem, net, witness, budget, effort).run()
-
-
-def _sharpened(problem: Problem, net: Lined, effort: Effort) -> Lined:
-    """The same with tighter intervals, where some case is still open."""
-    rows = problem.rows.flatten(0, 1)[None]
-    tape: ByStep = {}
-    bound = lower(net.start, rows, net.relaxed, tape=tape).reshape(problem.limits.shape)
-    still = ~(problem.over(bound) > 0).any(1)
-    if not effort.inner or not net.relus or not bool(still.any()):
-        return net
-    picked = {index: row[:, still.repeat_interleave(problem.limits.shape[1])] for index, row in tape.items()}
-    values = sharpened(net.start, net.relaxed, picked, steps=effort.inner, share=1.0)
-    return lined(net.relaxed.graph, net.start, values)

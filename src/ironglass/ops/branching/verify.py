@@ -13,9 +13,10 @@ from ironglass.ops.linear import intervals
 
 from .attack import falsified
 from .boxes import by_boxes
+from .complete import by_signs
 from .lined import is_relu
 from .problem import Budget, Problem, Settled, make_problem
-from .signs import Effort, by_signs
+from .signs import Effort
 from .witness import Witness
 
 FEW = 16

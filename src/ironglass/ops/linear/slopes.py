@@ -20,7 +20,7 @@ from .backward import least as least_of
 from .relaxations import Lines
 
 Slope = dict[int, Tensor]
-_FIRST, _SECOND, _SMALL = 0.7, 0.9, 1e-12
+FIRST, SECOND, SMALL = 0.7, 0.9, 1e-12
 """Decay of the mean gradient and its square, and what keeps from dividing by 0."""
 
 
@@ -47,27 +47,27 @@ def climbed(
         rate: of the first step, in units of the slope's range.
         enough: stop when every bound is larger.
     """
-    free = _free(relaxed, at)
+    bent = free(relaxed, at)
     tape: Slope = {}
     best = lower(start, rows, relaxed, at=at, tape=tape)
     slopes = {
-        i: lines.lower.slope[:, None].expand(-1, rows.shape[1], *lines.lower.slope.shape[1:]) for i, lines in free
+        i: lines.lower.slope[:, None].expand(-1, rows.shape[1], *lines.lower.slope.shape[1:]) for i, lines in bent
     }
     kept = dict(slopes)
     mean = {i: torch.zeros_like(slope) for i, slope in slopes.items()}
     square = {i: torch.zeros_like(slope) for i, slope in slopes.items()}
-    for step in range(1, steps + 1 if free else 0):
+    for step in range(1, steps + 1 if bent else 0):
         if bool((best > enough).all()):
             break
         seen = replayed(start, relaxed, tape, slopes, at)
-        pace = rate * 0.2 ** (step / steps) / (1 - _FIRST**step) * (1 - _SECOND**step) ** 0.5
+        pace = rate * 0.2 ** (step / steps) / (1 - FIRST**step) * (1 - SECOND**step) ** 0.5
         moved: Slope = {}
-        for i, lines in free:
+        for i, lines in bent:
             gradient = tape[i].clamp(min=0) * seen[i] * lines.free[:, None]  # type: ignore[index]
-            mean[i] = mean[i].lerp(gradient, 1 - _FIRST)
-            square[i] = square[i].lerp(gradient.square(), 1 - _SECOND)
+            mean[i] = mean[i].lerp(gradient, 1 - FIRST)
+            square[i] = square[i].lerp(gradient.square(), 1 - SECOND)
             low, high = lines.choice
-            change = mean[i] / (square[i].sqrt() + _SMALL) * (pace * (high - low))
+            change = mean[i] / (square[i].sqrt() + SMALL) * (pace * (high - low))
             moved[i] = (slopes[i] + change).clamp(low, high)
         slopes, tape = moved, {}
         found = lower(start, rows, relaxed, at=at, alphas=slopes, tape=tape)
@@ -78,8 +78,8 @@ def climbed(
     return best, kept
 
 
-def _free(relaxed: Relaxed, at: int | None) -> list[tuple[int, Lines]]:
-    """The nonlinear steps on the way whose lower slope may be chosen somewhere."""
+def free(relaxed: Relaxed, at: int | None) -> list[tuple[int, Lines]]:
+    """Returns the nonlinear steps on the way whose lower slope may be chosen somewhere."""
     found = []
     for index in reached(relaxed.graph, at):
         lines = relaxed.lines.get(index)
