@@ -59,7 +59,7 @@ def trained(options: argparse.Namespace, name: str, **more: Any) -> tuple[ig.Tra
     threat = ig.Linf(options.eps)
     place = None if options.checkpoint is None else options.checkpoint / f"{name}-{options.eps:g}.safetensors"
     cpu = time.process_time()
-    chosen = {"epochs": options.epochs} if options.epochs else {}
+    chosen = {name: value for name in ("epochs", "lr") if (value := getattr(options, name))}
     method = getattr(ig.defend, name)
     result = method(small_net(options.width), data, threat, test, place, tell, **chosen, **more)
     print(f"{name} {more}: {time.process_time() - cpu:.0f} CPU s in this process, best epoch {result.best}")
@@ -71,7 +71,7 @@ def trained(options: argparse.Namespace, name: str, **more: Any) -> tuple[ig.Tra
 
 
 def robust(options: argparse.Namespace) -> None:
-    more: dict[str, Any] = {"attack": options.attack}
+    more: dict[str, Any] = {"attack": options.attack, "objective": options.objective, "alpha": options.alpha}
     if options.attack == "pgd":
         more["steps"] = options.steps
     result, (x, y) = trained(options, "adversarial_training", **more)
@@ -169,6 +169,8 @@ def main() -> None:
     parser.add_argument("what", choices=("robust", "provable", "cost"))
     parser.add_argument("--method", default="interval_training")
     parser.add_argument("--attack", default="n_fgsm")
+    parser.add_argument("--objective", default="worst", choices=("worst", "mix", "sum"))
+    parser.add_argument("--alpha", type=float, default=0.5, help="the weight of the clean loss in mix")
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--eps", type=float, default=0.1)
     parser.add_argument("--train-eps", type=float)
@@ -176,6 +178,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=60000)
     parser.add_argument("--attacked", type=int, default=1000)
     parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--lr", type=float)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--save", type=Path)
     options = parser.parse_args()
