@@ -27,7 +27,7 @@ def fmn(
     *,
     steps: int = 50,
     step_size: float = 1.0,
-    gamma: float = 0.05,
+    gamma: float | None = None,
 ) -> Tensor:
     r"""Ascend the logit margin in a ball that adapts its radius to the boundary.
 
@@ -41,7 +41,8 @@ def fmn(
     Args:
         steps: gradients a sample.
         step_size: l2 length of the first step, as a part of the distance to the boundary that the first gradient tells.
-        gamma: first change of the radius, as a part of it.
+        gamma: first change of the radius, as a part of it; None for 5 / steps, at most a half, so that few steps can
+            still bring the radius down to a tenth.
 
     Returns:
         The shortest points that reach the goal ``(N, *shape)``; of a sample that never got there, the last one.
@@ -49,6 +50,7 @@ def fmn(
     Raises:
         InputError: if an option is out of range.
     """
+    first = min(5 / max(steps, 1), 0.5) if gamma is None else gamma
     return nearest(
         model,
         x,
@@ -57,7 +59,7 @@ def fmn(
         steps=steps,
         loss=None,
         step_size=step_size,
-        shrink=(gamma, gamma / 50),
+        shrink=(first, first / 50),
         onto=radii.project,
         jump=True,
     )
