@@ -107,10 +107,14 @@ class Game(Study):
     def charts(self) -> tuple[Chart, ...]:
         """Returns the matrix as a heat map."""
         rows = self._rows()
+        marks = {knows for row in rows for _, knows in row.cells}
+        grey = " Grey: the attack was made without knowing that defence." if "" in marks else ""
+        hatched = " Hatched: there is no defence to know." if "same" in marks else ""
         heat = Matrix(
             id=self.method,
-            caption=f"{self.caption}. Brighter is better for the defence; below each share is its 95 % interval. "
-            "Grey: the attack was made without knowing that defence. Hatched: there is no defence to know",
+            caption=f"{self.caption}. Brighter is better for the defence; below each share is its 95 % interval."
+            + grey
+            + hatched,
             row_label="attack",
             column_label="defence",
             rows=tuple(row.name for row in rows),

@@ -114,7 +114,8 @@ def page(result: Trained, case: Subject, ask: work.Ask) -> str:
     low, high = wilson(right, count)
     before, after = result.accuracy(kind)
     better = after > before
-    verdict = f"{SHOWN[kind].capitalize()}: {before:.1%} before the training, {after:.1%} after it"
+    shown = SHOWN[kind]
+    verdict = f"{shown[0].upper()}{shown[1:]}: {before:.1%} before the training, {after:.1%} after it"
     limits = [Limit(what=note, why="the accuracy under attack is watched in each epoch") for note in result.notes]
     if "certified" not in result.after:
         why = "PGD with 20 steps measured it; `ironglass attack auto_attack` tries harder"
