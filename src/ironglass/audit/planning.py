@@ -19,7 +19,6 @@ from .suite import Suite, read_suite
 
 APART = {
     "study": "is a study of its own, of whole sets or of several models: call it from Python",
-    "experiment": "is an experiment without a model: call it from Python",
     "train": "trains a network: ironglass defend",
     "uncertainty": "says what the model does not know: call it from Python",
     **dict.fromkeys(MADE, "makes a defended model: put it before yours in Python, and audit that"),
@@ -181,6 +180,8 @@ def _why_not(
     """Returns why a method is not part of the plan, or nothing."""
     if (config.only and card.name not in config.only) or card.name in config.skip:
         return "left out on request"
+    if card.family == "bench":
+        return f"sets several models or attacks side by side: ironglass bench {card.name}"
     if card.decorator in APART:
         return APART[card.decorator]
     if LADDER.index(card.access) > LADDER.index(model.access):
