@@ -115,3 +115,15 @@ def test_wrong_requests_are_refused_with_a_fix(call: Any, case: Case) -> None:
     torch.save(weights, "w.pt")
     done = call("bench", "game", *MODELS, "--weights", "w.pt", "--data", "data.npz", "--eps", "0.1")
     assert done.exit_code == 2
+
+
+def test_defences_are_more_columns(call: Any, case: Case) -> None:
+    done = call(
+        "bench", "game", MODELS[0], "--defence", "feature_squeezing:bits=1", "--defence", "feature_squeezing:bits=8",
+        "--data", "data.npz", "--eps", "0.05", "--attacks", "fgsm", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    net = told["models"][0]
+    assert told["models"] == [net, f"{net} behind feature_squeezing:bits=1", f"{net} behind feature_squeezing:bits=8"]
+    assert told["rows"][:2] == ["fgsm", "fgsm (unaware)"]

@@ -22,6 +22,7 @@ APART = {
     "train": "trains a network: ironglass defend",
     "uncertainty": "says what the model does not know: call it from Python",
     **dict.fromkeys(MADE, "makes a defended model: put it before yours in Python, and audit that"),
+    "defence": "makes a defended model: audit that, with --defence",
 }
 """Kinds of method that are no part of an audit, and why."""
 DOMAINS = {4: "image", 3: "sequence", 2: "table"}

@@ -82,8 +82,9 @@ def _run(card: Card, **flags: Any) -> int:
         return _finish(screen, card, _experiment(card, options), "", "", flags) if not flags["dry_run"] else 0
     specs = flags.pop("models")
     flags["model"] = specs[0] if specs else None
+    guards, flags["defence"] = flags["defence"], ()
     case = load(flags, config)
-    models = others(flags, specs[1:], case)
+    models = others(flags, specs[1:], guards, case)
     if flags["dry_run"]:
         passes = card.passes(case.model.classes, options)
         total = passes * len(case.data) * len(models)

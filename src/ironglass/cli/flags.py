@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ironglass.cli.guards import GUARD
 from ironglass.cli.kinds import DURATION, NUMBER, Many
 from ironglass.cli.screen import Screen
 from ironglass.core.catalogue import LADDER
@@ -105,6 +106,11 @@ SUBJECT = (
     Flag(
         "--std", group="Model and data", type=Many(NUMBER), metavar="S,…",
         help="Divided by inside the model: one number, or one a channel.",
+    ),
+    Flag(
+        "--defence", group="Model and data", type=GUARD, multiple=True, metavar="NAME[:OPTION=VALUE]…",
+        help="Put a defence before the model, e.g. feature_squeezing:bits=3; inputs go through the first one first. "
+        "In bench, each is one more model: the first behind it.",
     ),
     Flag("--labels", group="Model and data", type=FILE, metavar="FILE", help="Class names, one a line."),
     Flag("--classes", group="Model and data", metavar="N", type=click.IntRange(2), help="For models that give labels."),

@@ -109,6 +109,8 @@ def example(card: Card) -> str:
     if card.family == "bench" and card.decorator == "study":
         threat = f"--norm {card.norms[0]} --eps {RADII[card.norms[0]]} " if card.norms else ""
         return f"ironglass bench {card.name} net.py:one net.py:other --data test.npz {threat}-o {card.name}.html"
+    if card.decorator == "defence":
+        return f"ironglass audit net.py:make --data test.npz --defence {card.name}"
     if card.decorator not in LINES:
         return ""
     low, eps = _threat(card)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from ironglass.cli.guards import Guard, behind
 from ironglass.cli.kinds import kind_of
 from ironglass.core.catalogue import Card, find
 from ironglass.core.config import Config, read_config
@@ -114,11 +115,18 @@ def load(flags: Mapping[str, Any], config: Config) -> Subject:
     model.probe(data.x)
     if not model.names and data.labels is not None and len(data.labels) == model.classes:
         model.names = data.labels
+    if flags["defence"]:
+        model = behind(model, flags["defence"])
+        model.probe(data.x)
     return Subject(model, data, _source(flags, model_name, data_name))
 
 
-def others(flags: Mapping[str, Any], names: Sequence[str], case: Subject) -> dict[str, Adapter]:
+def others(
+    flags: Mapping[str, Any], names: Sequence[str], guards: Sequence[Guard], case: Subject
+) -> dict[str, Adapter]:
     """Loads more models for the same samples, and returns all of them by name, the first included.
+
+    The first behind each defence of the flags is one more.
 
     Raises:
         InputError: if one cannot be loaded, or weights were given that could be anyone's.
@@ -135,6 +143,8 @@ def others(flags: Mapping[str, Any], names: Sequence[str], case: Subject) -> dic
     called = [model.name or spec for model, spec in zip(models, specs, strict=True)]
     if len(set(called)) < len(called):
         called = list(specs)
+    models += [behind(case.model, [each]) for each in guards]
+    called += [f"{called[0]} behind {each.text}" for each in guards]
     if len(set(called)) < len(called):
         raise InputError(f"a model is given twice: {', '.join(called)}", "name each once")
     return dict(zip(called, models, strict=True))
@@ -201,13 +211,14 @@ def device(name: str) -> str | None:
 
 
 def _source(flags: Mapping[str, Any], model: str, data: str) -> tuple[tuple[str, str], ...]:
-    """Returns the files that went in, with their hashes, and whether a pickle was trusted."""
+    """Returns the files that went in, with their hashes, the defences, and whether a pickle was trusted."""
     files = (("Model", model.rpartition(":")[0] or model), ("Weights", flags["weights"]), ("Data", data))
     found = [
         (f"{what} file", f"{path}, SHA-256 {_hash(Path(path))}") for what, path in files if path and _is_file(path)
     ]
     trusted = [("Pickle", "trusted: unpickling was allowed for this run")] if flags["trust_pickle"] else []
-    return (*found, *trusted)
+    guards = [("Defence", each.text) for each in flags["defence"]]
+    return (*found, *guards, *trusted)
 
 
 def _is_file(path: str | Path) -> bool:
