@@ -72,6 +72,32 @@ class Joined(nn.Module):
         return self.head(both.flatten(1)) - 2 * both.mean((1, 2, 3), keepdim=True).flatten(1)
 
 
+class Attending(nn.Module):
+    """Six tokens of twelve features and one learned: attention written by hand, by the function, or as a module."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.token = way, nn.Parameter(torch.randn(1, 1, 12))
+        self.norm = nn.LayerNorm(12)
+        if way == "module":
+            self.whole = nn.MultiheadAttention(12, 2, batch_first=True)
+        else:
+            self.mixed = nn.Linear(12, 36)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x.transpose(1, 2).flatten(2)], 1)
+        z = self.norm(x)
+        if self.way == "module":
+            return self.head((x + self.whole(z, z, z)[0])[:, 0])
+        q, k, v = (part.reshape(len(x), 7, 2, 6).transpose(1, 2) for part in self.mixed(z).chunk(3, -1))
+        if self.way == "hand":
+            out = (q @ k.transpose(-1, -2) * 6**-0.5).softmax(-1) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v)
+        return self.head((x + out.transpose(1, 2).reshape(len(x), 7, 12)).mean(1))
+
+
 def middle(function: Callable[[Tensor], Tensor], features: int = 3 * 36) -> Callable[[], nn.Module]:
     return lambda: Call(function, features)
 
@@ -134,6 +160,19 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "matmul": middle(lambda z: z.flatten(1) @ torch.linspace(-1, 1, 108 * 5, dtype=z.dtype).view(108, 5), 5),
     "dropout": middle(lambda z: F.dropout(z, 0.5, training=False).neg()),
     "repeated inputs": lambda: nn.Sequential(Repeated(), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4)),
+    "mean of relu": middle(lambda z: z.relu().mean((2, 3)), 3),
+    "exp": middle(lambda z: z.exp()),
+    "square": middle(lambda z: z**2 + z.square()),
+    "product": middle(lambda z: z * z.flip(1) - z.mean(1, keepdim=True) * z),
+    "product of itself": middle(lambda z: z * z),
+    "matrices": middle(lambda z: z @ z.mT),
+    "softmax": middle(lambda z: (z * 4).softmax(1) - z.flatten(1).softmax(1).unflatten(1, (3, 6, 6))),
+    "layer_norm": middle(lambda z: F.layer_norm(z, (6, 6))),
+    "parts": middle(lambda z: z.chunk(3, 1)[0] * z.split([1, 2], 1)[1] + z.unbind(3)[2][:, :2].unsqueeze(3), 72),
+    "constants joined": middle(lambda z: torch.cat([torch.ones_like(z[:, :1]), z, torch.zeros_like(z), z], 1), 360),
+    "attention by hand": lambda: Attending("hand"),
+    "attention": lambda: Attending("function"),
+    "attention module": lambda: Attending("module"),
     "pixel_shuffle": lambda: Call(lambda z: F.pixel_shuffle(z, 2), 144, channels=4),
 }
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ironglass.core.errors import InputError
-from ironglass.ops import operators
+from ironglass.ops import composite
 from ironglass.ops.capture import capture
 from ironglass.ops.graph import Affine, Monotone, Sum
 
@@ -57,8 +58,8 @@ def repeated(net: nn.Module) -> bool:
 @pytest.mark.parametrize(
     ("inner", "operator"),
     [
-        (nn.Softmax(1), "softmax"),
-        (nn.LayerNorm(6), "layer_norm"),
+        (nn.LogSoftmax(1), "log_softmax"),
+        (nn.GroupNorm(2, 6), "group_norm"),
         (nn.Mish(), "mish"),
         (nn.Softplus(), "softplus"),
         (nn.Bilinear(6, 6, 6), "bilinear"),
@@ -79,12 +80,15 @@ def test_an_unknown_operator_is_refused_by_name_and_place(inner: nn.Module, oper
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda z: z * z, "mul: both factors"),
+        (lambda z: (z * z.unsqueeze(0)).mean(0), "unsqueeze.*mixes the samples|mul"),
+        (lambda z: z**3, "pow.*square"),
         (lambda z: z / (1 + z.relu()), "div: only division by a constant"),
         (lambda z: 1 / (z + 3), "rdiv"),
         (lambda z: z @ z.T.contiguous(), "operator T"),
         (lambda z: torch.eye(2) @ z, "matmul.*: only x @ W"),
-        (lambda z: z.softmax(1), "softmax"),
+        (lambda z: z.softmax(0), "softmax.*mixes the samples"),
+        (lambda z: z.chunk(2)[0].repeat(2, 1), "narrow.*mixes the samples"),
+        (lambda z: z @ z.mT, "matmul.*matrices of each sample|mT.*mixes the samples"),
         (lambda z: z - z.mean(), "mean.*one tensor a sample"),
         (lambda z: z - z.mean(0, keepdim=True), "mean.*mixes the samples"),
         (lambda z: z.flip(0), "flip.*mixes the samples"),
@@ -104,8 +108,8 @@ def test_an_unknown_operator_is_refused_by_name_and_place(inner: nn.Module, oper
         (lambda z: z.to(torch.bfloat16).float(), "to.*bfloat16"),
         (lambda z: z.double().float(), "double.*float64"),
         (lambda z: z.sort(1).values, "sort"),
-        (lambda z: torch.cat([z, torch.ones_like(z)], 1)[:, :6], "cat.*not constants"),
-        (lambda z: torch.cat([z, z], 0)[:2], "cat.*not samples"),
+        (lambda z: torch.cat([z, torch.arange(12.0).view(2, 6)], 1)[:, :6], "cat.*differs from sample to sample"),
+        (lambda z: torch.cat([z, z], 0)[:2], "cat.*joins samples"),
         (lambda z: z + torch.arange(12.0).view(2, 6), "add.*differs from sample to sample"),
         (lambda z: z.unsqueeze(-1) + torch.ones(3, 2, 6, 1), "add.*batch dimension"),
         (lambda z: F.max_pool1d(z, 2, return_indices=True)[0].repeat(1, 2), "max_pool1d_with_indices"),
@@ -161,7 +165,7 @@ def test_a_graph_that_does_not_repeat_the_network_is_refused(inner: nn.Module) -
 
 
 def test_a_rule_that_says_something_else_than_the_operator_does_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(operators.RULES, "tanh", operators.RULES["sigmoid"])
+    monkeypatch.setitem(composite.RULES, "tanh", composite.RULES["sigmoid"])
     with pytest.raises(InputError, match=r"tanh at 'trunk.1'.*could not be reproduced"):
         capture(Named(nn.Tanh()).eval(), points(), torch.float32)
 
@@ -266,3 +270,38 @@ def test_steps_know_the_dtype_the_network_computes_in() -> None:
     net = nn.Sequential(nn.Linear(6, 6).double(), Cast(), nn.Linear(6, 3)).eval()
     steps = capture(net, points().double(), torch.float64).steps
     assert [step.dtype for step in steps] == [torch.float64, torch.float64, torch.float32, torch.float32]
+
+
+def attending(**options: Any) -> nn.Module:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.whole = nn.MultiheadAttention(6, 2, batch_first=True)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.unflatten(1, (1, 6)).expand(len(x), 3, 6) * torch.tensor([[1.0], [2.0], [-1.0]]).to(x)
+            return self.head(self.whole(x, x, x, **options)[0].mean(1))
+
+    return Net().eval()
+
+
+def test_attention_with_a_mask_is_refused() -> None:
+    with pytest.raises(InputError, match="mask"):
+        capture(attending(attn_mask=torch.zeros(3, 3)), points(), torch.float32)
+
+
+def test_modules_of_attention_are_left_as_they_were() -> None:
+    net = attending().requires_grad_(False)
+    before = net(points())
+    assert repeated(net)
+    assert "forward" not in vars(net.whole)
+    assert torch.equal(net(points()), before)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_a_layer_of_a_transformer_is_repeated(norm_first: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(6, 2, 12, activation="gelu", batch_first=True, norm_first=norm_first)
+    net = nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Linear(3, 6), layer, nn.Flatten(), nn.Linear(12, 3))
+    assert repeated(net)

@@ -8,7 +8,7 @@ from ironglass.core.access import Model
 from ironglass.core.errors import InputError
 from ironglass.core.method import certify
 from ironglass.core.values import Threat
-from ironglass.ops.graph import Bend, Monotone, Ramp, Valley
+from ironglass.ops.graph import Bend, Monotone, Product, Ramp, Valley
 from ironglass.ops.linear import bounded, margins
 from ironglass.ops.proofs import opened, weakest
 
@@ -55,7 +55,7 @@ def fast_lin(model: Model, x: Tensor, y: Tensor, threat: Threat, *, double: bool
     graph, start = opened(model, x, threat, double)
     y = y.to(start.lower.device)
     for step in graph.steps:
-        if isinstance(step.op, Valley) or (
+        if isinstance(step.op, Valley | Product) or (
             isinstance(step.op, Monotone) and not isinstance(step.op.shape, Bend | Ramp)
         ):
             raise InputError(

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ironglass.core.values import Bounds, Norm, Threat
 
-from .graph import Absolute, Affine, Cat, Graph, Monotone, Step, Sum, Valley
+from .graph import Absolute, Affine, Cat, Graph, Monotone, Product, Step, Sum, Valley
 
 SPARE = 10
 """Roundings beside the products of a sum: bias, splitting into midpoint and radius, putting together, constants."""
@@ -133,6 +133,7 @@ def bound(step: Step, inputs: list[Interval]) -> Interval:
         if op.error:
             unit, tiny = op.error * max(eps_of(step.dtype), eps_of(lower.dtype)), _tiny(step)
             lower, upper = lower - (lower.abs() * unit + tiny), upper + (upper.abs() * unit + tiny)
+            lower = lower.clamp(min=op.least)
         return Interval(lower, upper)
     if isinstance(op, Valley):
         lowest = torch.maximum(torch.minimum(torch.full_like(x.lower, op.bottom), x.upper), x.lower)
@@ -149,17 +150,29 @@ def bound(step: Step, inputs: list[Interval]) -> Interval:
             for value, factor in zip(inputs, op.factors, strict=True)
         ]
         return Interval(op(*(value.lower for value in rising)) - noise, op(*(value.upper for value in rising)) + noise)
+    if isinstance(op, Product):
+        ends = torch.stack([op(one, other) for one in _ends(x) for other in _ends(inputs[1])])
+        noise = rounding(step, inputs)
+        return Interval(ends.amin(0) - noise, ends.amax(0) + noise)
     return x
 
 
+def _ends(x: Interval) -> tuple[Tensor, Tensor]:
+    return x.lower, x.upper
+
+
 def _affine(step: Step, op: Affine, x: Interval) -> Interval:
-    if not op.terms:
+    if not op.terms or op.form == "repeat":
         ball = x.ball if op.form == "move" else None
         if ball is not None:
             ball = Ball(op(ball.centre), op(ball.scale), op(ball.noise), ball.norm, ball.eps)
         return Interval(op(x.lower), op(x.upper), ball)
     delta, kappa = _slack(step, op.terms, x.lower.dtype)
     offset = _offset(step, op, delta)
+    if op.rising and x.ball is None and bool((x.lower >= 0).all()):
+        lower, upper = op(x.lower), op(x.upper)
+        reach = _finite(upper * delta + offset, step, delta)
+        return Interval((lower - (lower * delta + offset + 0 * reach)).clamp(min=0), upper + reach)
     middle, radius = x.split()
     centre = op(middle)
     if x.ball is None:
@@ -212,6 +225,9 @@ def rounding(step: Step, inputs: list[Interval], rows: bool = False) -> Tensor:
         delta, _ = _slack(step, len(inputs) * repeats, dtype)
         parts = (value.largest() * (abs(factor) * delta) for value, factor in zip(inputs, op.factors, strict=True))
         return _finite(sum(parts, inputs[0].lower.new_full((), _tiny(step))), step, delta)
+    if isinstance(op, Product):
+        delta, _ = _slack(step, 1, dtype)
+        return _finite(op(*(value.largest() for value in inputs)) * delta + _tiny(step), step, delta)
     return inputs[0].lower.new_zeros(())
 
 

@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import torch
@@ -24,8 +25,9 @@ from torch import Tensor, nn
 from ironglass.core.errors import InputError
 
 from .bounds import Interval, propagate
+from .composite import PARTED, RULES, Wired, written_out
 from .graph import Graph, Input, Step
-from .operators import ALIASES, RULES, Call, Refused
+from .operators import ALIASES, Call, Refused
 
 
 class _Live(Tensor):
@@ -92,6 +94,8 @@ class _Recorder:
         """
         name = _name(func)
         lives = list(_lives((args, kwargs)))
+        if name in PARTED:
+            return self._parted(name, func, args, kwargs)
         with torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
             if name in _ASKS or (name in _LIKE and not isinstance(args[0], _Live)):
                 return func(*args, **kwargs)
@@ -111,6 +115,22 @@ class _Recorder:
                 return live
             return self._live(out, index)
 
+    def _parted(self, name: str, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
+        """Returns the parts of a tensor, each written down on its own."""
+        live = args[0]
+        with torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
+            parts = func(*args, **kwargs)
+        if not isinstance(live, _Live) or len(list(_lives((args, kwargs)))) > 1:
+            self._refuse(name, "only its first argument may depend on the network's input")
+        given = kwargs.get("dim", args[-1] if len(args) > (1 if name == "unbind" else 2) else 0)
+        dim = int(given) % live.ndim
+        if name == "unbind":
+            return tuple(live.select(dim, i) for i in range(len(parts)))
+        ends = [0]
+        for part in parts:
+            ends.append(ends[-1] + part.shape[dim])
+        return tuple(live.narrow(dim, start, end - start) for start, end in pairwise(ends))
+
     def _write(
         self, name: str, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], lives: list[_Live], out: Tensor
     ) -> int:
@@ -124,13 +144,18 @@ class _Recorder:
                 raise Refused("only its first argument may depend on the network's input")
             with torch.set_grad_enabled(self.grad):
                 ops = rule(call, *values[0], **values[1])
-            for op in ops:
+            known = list(inputs)  # the steps that a wired one may name
+            for part in ops:
+                op, inputs = (
+                    (part.op, tuple(known[i] for i in part.inputs)) if isinstance(part, Wired) else (part, inputs)
+                )
                 value = op(*(self.values[i] for i in inputs))
                 if len(value) != len(self.values[0]):
                     raise Refused("it mixes the samples of a batch")
                 self.values.append(value)
                 self.steps.append(Step(self._place(name), op, inputs, tuple(value.shape[1:]), out.dtype))
                 index, inputs = len(self.steps) - 1, (len(self.steps) - 1,)
+                known.append(index)
             if not _same(self.values[index], out) and not self._near(index, out):
                 raise Refused("this use of it is not understood: its result could not be reproduced")
         except Refused as reason:
@@ -203,7 +228,8 @@ def capture(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Graph:
     names = {id(part): name for name, part in module.named_modules()}
     with torch.inference_mode(False):
         recorder = _Recorder(names, torch.stack([x[0], x[-1]]), dtype)
-        end = module(recorder.probe)
+        with written_out(module):
+            end = module(recorder.probe)
         if not isinstance(end, _Live) or end.ndim != 2:
             given = f"shape {tuple(end.shape)}" if isinstance(end, Tensor) else type(end).__name__
             raise InputError(

@@ -22,7 +22,7 @@ from torch import Tensor
 from ironglass.core.errors import InputError
 
 from .bounds import SPARE, Interval, eps_of, gamma, rounding
-from .graph import Absolute, Affine, Bend, Cat, Graph, Monotone, Pool, Ramp, Smooth, Step, Sum, Valley
+from .graph import Absolute, Affine, Bend, Cat, Graph, Monotone, Pool, Product, Ramp, Smooth, Step, Sum, Valley
 from .margins import tail_of
 
 Pair = tuple[Tensor, Tensor]
@@ -135,6 +135,9 @@ def _ahead(step: Step, inputs: list[Interval], parts: list[Pair]) -> Pair:
         low = torch.where(maybe[:, None], low, torch.inf).amin(-1)
         high = torch.where(maybe[:, None], high, -torch.inf).amax(-1)
         return _centred(*(end.reshape(*end.shape[:2], *step.shape) for end in (low, high)))
+    if isinstance(op, Product):
+        (one, first), (other, second) = (_scaled(inputs[1 - k], *parts[k]) for k in (0, 1))
+        return one + other, (first + second) * (1 + 8 * eps_of(one.dtype))
     low, high = (side[:, None] for side in slopes(step, inputs[0]))
     ends = torch.stack([end * side for end in (middle - radius, middle + radius) for side in (low, high)])
     return _centred(ends.amin(0), ends.amax(0))
@@ -174,9 +177,19 @@ def _back(graph: Graph, step: Step, inputs: list[Interval], middle: Tensor, radi
         return list(zip(*(torch.split(part, sizes, op.dim + 1) for part in (middle, radius)), strict=True))
     if isinstance(op, Monotone) and isinstance(op.shape, Pool):
         return [_pooled(op.shape, inputs[0], middle, radius)]
+    if isinstance(op, Product):
+        return [_scaled(inputs[1 - k], middle, radius) for k in (0, 1)]
     low, high = (side[:, None] for side in slopes(step, inputs[0]))
     ends = [end * side for end in (middle - radius, middle + radius) for side in (low, high)]
     return [_centred(torch.stack(ends).amin(0), torch.stack(ends).amax(0))]
+
+
+def _scaled(x: Interval, middle: Tensor, radius: Tensor) -> Pair:
+    """What derivatives become that are multiplied by a value of an interval."""
+    centre, reach = (part[:, None] for part in x.split())
+    size = middle.abs() + radius
+    slack = 8 * eps_of(middle.dtype)
+    return middle * centre, radius * centre.abs() * (1 + slack) + size * (reach * (1 + slack) + centre.abs() * slack)
 
 
 def _summed(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -213,7 +226,8 @@ def slopes(step: Step, x: Interval) -> Pair:
             there = (low < turn) & (high > turn)
             at.append(torch.where(there, shape.slope(torch.full_like(low, turn)), at[0]))
         ends = torch.stack(at)
-        spare = 1e-12 * max(1.0, shape.steepest)
+        steepest = ends.abs().amax(0) if shape.steepest is None else shape.steepest
+        spare = 1e-12 * (1.0 + steepest)
         return ends.amin(0) - spare, ends.amax(0) + spare
     raise InputError(
         f"the derivative of the operator {step.name} is not known", "use a bound that does not need it, such as crown"

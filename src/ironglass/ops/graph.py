@@ -3,6 +3,7 @@ r"""A network as a list of the few operations that bounds can pass."""
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -10,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Form = Literal["move", "diagonal", "matrix", "kernel", "other"]
+Form = Literal["move", "repeat", "diagonal", "matrix", "kernel", "other"]
 
 
 class Stencil(NamedTuple):
@@ -43,13 +44,14 @@ class Ramp:
 class Smooth:
     """A smooth shape: its derivative, where it turns from convex to concave or back, and whether it starts convex.
 
-    ``steepest`` is at least the largest absolute value of the derivative.
+    ``steepest`` is at least the largest absolute value of the derivative; None where there is none, and the derivative
+    is steepest at an end of every interval, as that of a convex or a concave function is.
     """
 
     slope: Callable[[Tensor], Tensor]
     turns: tuple[float, ...]
     convex: bool
-    steepest: float = 1.0
+    steepest: float | None = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,12 +79,14 @@ class Affine:
             or positive, 1.
         bias: as ``map`` takes it.
         terms: how many products are summed into one value, there or on the way back; 0 where values only move.
-        form: ``move`` (each value to at most one place), ``diagonal``, ``matrix`` (over the last dimension), ``kernel``
-            (of a convolution, zero padded) or ``other``.
+        form: ``move`` (each value to at most one place), ``repeat`` (to any number of places), ``diagonal``, ``matrix``
+            (over the last dimension), ``kernel`` (of a convolution, zero padded) or ``other``.
         size: at least :math:`|b|`, and the sum of what cancels in it.
         back: how many products are summed into one value on the way back; 0 for ``terms``.
         pull: ``(rows, shape) -> rows W`` where that is known; else it is derived.
         stencil: of a convolution.
+        rising: whether no factor is negative and there is no bias: sums of what is not negative are not, and are as
+            precise as their terms.
     """
 
     map: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -94,6 +98,7 @@ class Affine:
     back: int = 0
     pull: Callable[[Tensor, Sequence[int]], Tensor] | None = None
     stencil: Stencil | None = None
+    rising: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns ``W x + b``."""
@@ -124,12 +129,14 @@ class Monotone:
         function: of a batch.
         error: how far computing it may be off, in units of the relative precision; 0 where it is exact.
         shape: what linear bounds go by; None where they are not known.
+        least: what no value, computed in whatever precision, is below.
     """
 
     name: str
     function: Callable[[Tensor], Tensor]
     error: float = 0
     shape: Shape | None = None
+    least: float = -math.inf
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the function's values."""
@@ -186,6 +193,15 @@ class Cat:
 
 
 @dataclass(frozen=True, slots=True)
+class Product:
+    """Two inputs of one shape, multiplied value by value."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns the products."""
+        return x * y
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
     """Where the network's input enters."""
 
@@ -194,7 +210,7 @@ class Input:
         return xs[0]
 
 
-Op = Affine | Monotone | Valley | Absolute | Sum | Cat | Input
+Op = Affine | Monotone | Valley | Absolute | Sum | Cat | Product | Input
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .graph import Absolute, Affine, Bend, Cat, Form, Monotone, Op, Pool, Ramp, Shape, Smooth, Stencil, Sum, Valley
+from .graph import Absolute, Affine, Bend, Form, Monotone, Op, Pool, Ramp, Shape, Smooth, Stencil, Sum, Valley
 
 
 class Refused(Exception):
@@ -69,11 +69,11 @@ def _without_weight(function: Callable[[Tensor], Tensor], terms: int, form: Form
     def map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return function(x) if bias is None else function(x) + bias
 
-    return Affine(map, like.new_ones(()), terms=terms, form=form)
+    return Affine(map, like.new_ones(()), terms=terms, form=form, rising=True)
 
 
-def _scale(factor: Tensor, offset: Tensor | None = None, terms: int = 2, size: Tensor | None = None) -> Affine:
-    """``factor * x + offset``, value by value."""
+def scale(factor: Tensor, offset: Tensor | None = None, terms: int = 2, size: Tensor | None = None) -> Affine:
+    """Returns the step ``factor * x + offset``, value by value."""
     size = offset.abs() if size is None and offset is not None else size
     return Affine(_times, factor, offset, terms, "diagonal", size, pull=lambda rows, shape: rows * factor)
 
@@ -83,7 +83,7 @@ def _same(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> list[Op]:
 
 
 def _cast(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> list[Op]:
-    return [_scale(call.constant(1.0))]  # may round
+    return [scale(call.constant(1.0))]  # may round
 
 
 def _dropout(call: Call, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> list[Op]:
@@ -92,9 +92,11 @@ def _dropout(call: Call, x: Tensor, p: float = 0.5, training: bool = True, inpla
     return []
 
 
-def _activation(name: str, function: Callable[[Tensor], Tensor], error: float, shape: Shape) -> Callable[..., list[Op]]:
+def _activation(
+    name: str, function: Callable[[Tensor], Tensor], error: float, shape: Shape, least: float = -math.inf
+) -> Callable[..., list[Op]]:
     def rule(call: Call, x: Tensor, inplace: bool = False) -> list[Op]:
-        return [Monotone(name, function, error, shape)]
+        return [Monotone(name, function, error, shape, least)]
 
     return rule
 
@@ -229,8 +231,9 @@ def _linear(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -
     return [Affine(_product, weight, bias, max(weight.shape), "matrix", size, weight.shape[0])]
 
 
-def _matmul(call: Call, x: Tensor, other: Tensor) -> list[Op]:
-    if len(call.live) > 1 or not call.is_live(x) or other.ndim != 2 or x.ndim < 2:
+def constant_matrix(call: Call, x: Tensor, other: Tensor) -> list[Op]:
+    """Returns the steps of a product of values with a constant matrix on the right."""
+    if not call.is_live(x) or other.ndim != 2 or x.ndim < 2:
         raise Refused("only x @ W with one constant matrix W is known")
     return _linear(call, x, other.mT)
 
@@ -321,25 +324,29 @@ def _batch_norm(
 ) -> list[Op]:
     if training or running_mean is None or running_var is None:
         raise Refused("it takes its statistics from the batch")
-    mean, scale = running_mean.double(), (running_var.double() + eps).rsqrt()
-    scale = scale if weight is None else scale * weight.double()
+    mean, gain = running_mean.double(), (running_var.double() + eps).rsqrt()
+    gain = gain if weight is None else gain * weight.double()
     shift = torch.zeros_like(mean) if bias is None else bias.double()
     shape = (-1, *(1,) * (x.ndim - 2))
-    parts = (scale, shift - mean * scale, shift.abs() + (mean * scale).abs())
+    parts = (gain, shift - mean * gain, shift.abs() + (mean * gain).abs())
     factor, offset, size = (part.to(call.like).reshape(shape) for part in parts)
-    return [_scale(factor, offset, 4, size)]
+    return [scale(factor, offset, 4, size)]
 
 
 def _pad(call: Call, x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> list[Op]:
     if mode != "constant" or not value:
-        return [_move(lambda v: F.pad(v, pad, mode), x)]
+        return [move(lambda v: F.pad(v, pad, mode), x)]
     frame = F.pad(torch.zeros_like(x[:1]), pad, value=value)[0]
-    move = _move(lambda v: F.pad(v, pad), x)
-    return [move, _scale(call.constant(1.0), frame)]
+    wider = move(lambda v: F.pad(v, pad), x)
+    return [wider, scale(call.constant(1.0), frame)]
 
 
-def _move(map: Callable[[Tensor], Tensor], x: Tensor) -> Affine:
-    """A step that only moves values, repeats them or puts zeros between: checked with each value's own number."""
+def move(map: Callable[[Tensor], Tensor], x: Tensor) -> Affine:
+    """Returns a step that only moves values, repeats them or puts zeros between: checked with each value's own number.
+
+    Raises:
+        Refused: if it does something else.
+    """
     size = x[0].numel()
     numbers = map(torch.arange(1, 2 * size + 1, dtype=torch.float64, device=x.device).reshape(2, *x.shape[1:]))
     if numbers.ndim < 1 or len(numbers) != 2:
@@ -348,23 +355,28 @@ def _move(map: Callable[[Tensor], Tensor], x: Tensor) -> Affine:
     if not bool(((first <= size) & (second == torch.where(first != 0, first + size, 0))).all()):
         raise Refused("it mixes the samples of a batch")
     times = int(torch.bincount(first.long().flatten(), minlength=size + 1)[1:].max())
-    return _without_weight(map, times if times > 1 else 0, "other" if times > 1 else "move", like=x)
+    return _without_weight(map, times if times > 1 else 0, "repeat" if times > 1 else "move", like=x)
 
 
 def _reshape(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> list[Op]:
     shape = call.out.shape[1:]
     if len(call.out) != len(x):
         raise Refused("it mixes the samples of a batch")
-    move = _move(lambda v: v.reshape(len(v), *shape), x)
-    return [replace(move, pull=lambda rows, before: rows.reshape(len(rows), *before))]
+    moved = move(lambda v: v.reshape(len(v), *shape), x)
+    return [replace(moved, pull=lambda rows, before: rows.reshape(len(rows), *before))]
 
 
 def _moved(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> list[Op]:
-    return [_move(lambda v: cast(Tensor, call.func(v, *args, **kwargs)), x)]
+    return [move(lambda v: cast(Tensor, call.func(v, *args, **kwargs)), x)]
+
+
+def average(function: Callable[[Tensor], Tensor], terms: int, *, like: Tensor) -> Affine:
+    """Returns a step that sums values, or takes their mean."""
+    return _without_weight(function, terms, like=like)
 
 
 def _average(call: Call, x: Tensor, *args: Any, terms: int) -> list[Op]:
-    return [_without_weight(lambda v: cast(Tensor, call.func(v, *args)), terms, like=x)]
+    return [average(lambda v: cast(Tensor, call.func(v, *args)), terms, like=x)]
 
 
 def _avg_pool(
@@ -400,7 +412,7 @@ def _add(call: Call, x: Any, other: Any, alpha: float = 1, first: float = 1) -> 
         return [Sum((float(first), float(alpha)))]
     x, other, sign, alpha = (x, other, first, alpha) if call.is_live(x) else (other, x, alpha, first)
     shift = call.constant(other) * alpha
-    return [*_spread(call, x), _scale(call.constant(float(sign)), shift)]
+    return [*_spread(call, x), scale(call.constant(float(sign)), shift)]
 
 
 def _sub(call: Call, x: Any, other: Any, alpha: float = 1) -> list[Op]:
@@ -412,21 +424,26 @@ def _rsub(call: Call, x: Any, other: Any, alpha: float = 1) -> list[Op]:
 
 
 def _neg(call: Call, x: Tensor) -> list[Op]:
-    return [_scale(call.constant(-1.0))]
+    return [scale(call.constant(-1.0))]
 
 
-def _mul(call: Call, x: Any, other: Any) -> list[Op]:
-    if len(call.live) > 1:
-        raise Refused("both factors depend on the network's input")
+def multiplied(call: Call, x: Any, other: Any) -> list[Op]:
+    """Returns the steps of a product of values with a constant."""
     x, other = (x, other) if call.is_live(x) else (other, x)
-    return [*_spread(call, x), _scale(call.constant(other))]
+    return [*_spread(call, x), scale(call.constant(other))]
 
 
 def _div(call: Call, x: Any, other: Any, rounding_mode: str | None = None) -> list[Op]:
     if len(call.live) > 1 or not call.is_live(x) or rounding_mode is not None:
         raise Refused("only division by a constant is known")
     factor = (1 / torch.as_tensor(other, dtype=torch.float64)).to(call.like.device)
-    return _mul(call, x, factor)
+    return multiplied(call, x, factor)
+
+
+def _expand(call: Call, x: Tensor, *sizes: Any, **kwargs: Any) -> list[Op]:
+    if x.ndim != call.out.ndim or len(x) != len(call.out):
+        raise Refused("it moves the batch dimension")
+    return _spread(call, x)
 
 
 def _spread(call: Call, x: Tensor) -> list[Op]:
@@ -436,14 +453,7 @@ def _spread(call: Call, x: Tensor) -> list[Op]:
     if x.shape == call.out.shape:
         return []
     shape = call.out.shape[1:]
-    return [_move(lambda v: v.expand(len(v), *shape), x)]
-
-
-def _cat(call: Call, tensors: Sequence[Tensor], dim: int = 0) -> list[Op]:
-    dim = dim % call.out.ndim
-    if len(call.live) != len(tensors) or dim == 0:
-        raise Refused("only features that depend on the input can be joined, not constants and not samples")
-    return [Cat(dim)]
+    return [move(lambda v: v.expand(len(v), *shape), x)]
 
 
 ALIASES = {
@@ -453,6 +463,7 @@ ALIASES = {
 }  # fmt: skip
 _ONE: dict[str, Callable[..., list[Op]]] = {
     "linear": _linear, "batch_norm": _batch_norm, "pad": _pad, "mean": _mean, "sum": _mean, "neg": _neg, "abs": _abs,
+    "exp": _activation("exp", torch.exp, 16, Smooth(torch.exp, (), True, None), 0.0),
     "relu": _activation("relu", torch.relu, 0, Bend(0.0, 0.0, 1.0)),
     "relu6": _activation("clamp", F.relu6, 0, Ramp(0.0, 6.0)),
     "sigmoid": _activation("sigmoid", torch.sigmoid, 16, Smooth(_sigmoid_slope, (0.0,), True)),
@@ -467,12 +478,13 @@ _ONE: dict[str, Callable[..., list[Op]]] = {
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), _adaptive_avg_pool),
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten"), _reshape),
     **dict.fromkeys(("permute", "transpose", "movedim", "squeeze", "unsqueeze", "getitem", "flip"), _moved),
+    **dict.fromkeys(("narrow", "select", "mT"), _moved), "expand": _expand,
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle", "channel_shuffle"), _moved),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"), _dropout),
     **dict.fromkeys(("contiguous", "clone", "detach", "data"), _same),
     **dict.fromkeys(("float", "double", "to"), _cast),
 }  # fmt: skip
 _MANY: dict[str, Callable[..., list[Op]]] = {
-    "add": _add, "sub": _sub, "rsub": _rsub, "mul": _mul, "div": _div, "matmul": _matmul, "cat": _cat,
+    "add": _add, "sub": _sub, "rsub": _rsub, "div": _div,
 }  # fmt: skip
 RULES = {name: (rule, False) for name, rule in _ONE.items()} | {name: (rule, True) for name, rule in _MANY.items()}

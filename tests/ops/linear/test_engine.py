@@ -396,3 +396,72 @@ def test_bounds_hold_and_tighten_inside_a_mask(threat: Threat) -> None:
     scores = net(points)
     assert bool((scores.gather(1, y.repeat(500)[:, None]) - scores >= least.repeat(500, 1)).all())
     assert step_values(graph, x)[-1].shape == (3, 4)
+
+
+class Multiplied(nn.Module):
+    """The product of two inputs, and its negative."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = x[:, :1] * x[:, 1:]
+        return torch.cat([found, -found], 1)
+
+
+@pytest.mark.parametrize("signs", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
+def test_a_product_of_what_has_a_sign_is_bounded_by_its_corners(signs: tuple[int, int]) -> None:
+    low, high = torch.tensor([[0.3, 0.5]]).double(), torch.tensor([[0.7, 0.6]]).double()
+    ends = torch.stack([low, high]) * torch.tensor(signs)
+    graph = capture(Multiplied(), ends[0], torch.float64)
+    start = Interval(ends.amin(0), ends.amax(0))
+    rows = torch.eye(2).double()[None]
+    relaxed = relax(graph, propagate(graph, start))
+    exact = torch.stack([a * b for a in ends[:, 0, 0] for b in ends[:, 0, 1]])
+    found = lower(start, rows, relaxed)[0]
+    assert found.tolist() == pytest.approx([float(exact.amin()), float(-exact.amax())], rel=1e-9)
+    assert bool((found <= torch.stack([exact.amin(), -exact.amax()])).all())
+
+
+def test_planes_hold_and_touch_where_factors_have_either_sign() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.randn(2, 400, 2, generator=generator).double().sort(0).values
+    graph = capture(Multiplied(), ends[0], torch.float64)
+    start = Interval(ends[0], ends[1])
+    relaxed = relax(graph, propagate(graph, start))
+    rows = torch.tensor([1.0, 0.0]).double().expand(400, 1, 2)
+    corners = torch.stack([torch.stack([ends[i, :, 0], ends[j, :, 1]], 1) for i in (0, 1) for j in (0, 1)])
+    exact = (corners[..., 0] * corners[..., 1]).amin(0)
+    found = lower(start, rows, relaxed)[:, 0]
+    assert bool((found <= exact + 1e-12).all())
+    middle, radius = ends.mean(0), (ends[1] - ends[0]) / 2
+    gap = exact - found  # at most what the plane in the middle of all loses
+    tangent = middle.prod(1) - (middle.abs() * radius.flip(1)).sum(1) - radius.prod(1)
+    assert bool((found >= tangent - 1e-12).all())
+    assert float((gap <= 1e-12).double().mean()) > 0.2  # where a sign is known it is exact
+
+
+def test_a_softmax_of_two_is_a_sigmoid_and_as_tight() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.softmax(1)
+
+    x = torch.tensor([[0.2, 0.9], [0.5, 0.5]]).double()
+    graph = capture(Two(), x, torch.float64)
+    value = propagate(graph, Interval(x - 0.1, x + 0.1))[len(graph.steps) - 1]
+    gap = x - x.flip(1)
+    for end, ours in ((-0.2, value.lower), (0.2, value.upper)):
+        torch.testing.assert_close(ours, torch.sigmoid(gap + end), rtol=1e-9, atol=0)
+
+
+def test_a_softmax_of_far_logits_stays_finite_and_holds() -> None:
+    class Far(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * 1000).softmax(1)
+
+    x = torch.tensor([[0.1, 0.9, 0.5, 0.2]])
+    graph = capture(Far(), x, torch.float32)
+    start = Interval(x - 0.1, x + 0.1)
+    value = propagate(graph, start)[len(graph.steps) - 1]
+    points = start.lower + (start.upper - start.lower) * torch.rand(4000, 4, generator=torch.Generator().manual_seed(0))
+    exact = (points.double() * 1000).softmax(1)
+    assert bool(value.lower.isfinite().all())
+    assert bool(((value.lower <= exact) & (exact <= value.upper)).all())
+    assert bool((margins(graph, start, torch.tensor([1]), intervals(graph, start))[0, [0, 3]] > 0.99).all())

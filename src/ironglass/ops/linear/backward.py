@@ -6,6 +6,14 @@ step's inputs, and an offset:
 .. math:: A (W x + b) = (A W) x + A b, \qquad
           A\, s(z) \ge (A^+ a_l + A^- a_u)\, z + A^+ b_l + A^- b_u
 
+A product of x in :math:`p \pm r` and y in :math:`q \pm s` lies above the planes of :math:`(x - x_l)(y - y_l) \ge 0` and
+:math:`(x - x_u)(y - y_u) \ge 0` (McCormick), and above each of their means, for :math:`-1 \le \mu \le 1`:
+
+.. math:: x y \ge (q - \mu s)\, x + (p - \mu r)\, y - p q - r s + \mu\,(s p + r q)
+
+All have the same volume below; taken is the one whose least value over the box is largest, where :math:`\mu` lies
+between :math:`q / s` and :math:`p / r` or as near as can be. The plane above is that of :math:`-x` and y.
+
 Rows meet where a value is used more than once, and are added there. At the input the least value over box and ball is
 known: :math:`A m - |A| r` and :math:`A x_0 - \varepsilon \|A\|_q`, of which the larger holds.
 
@@ -18,7 +26,7 @@ its row, widens the offsets that it meets.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -26,7 +34,7 @@ import torch
 from torch import Tensor
 
 from ironglass.ops.bounds import SPARE, Interval, eps_of, gamma, rounding
-from ironglass.ops.graph import Absolute, Affine, Cat, Graph, Monotone, Op, Step, Sum, Valley
+from ironglass.ops.graph import Absolute, Affine, Cat, Graph, Monotone, Op, Product, Step, Sum, Valley
 
 from .curves import Side
 from .relaxations import Lines, Planes, Slopes
@@ -39,12 +47,27 @@ _FEW = 0.8
 Nonlinear = (Monotone, Valley, Absolute)
 
 
+class Tilt(NamedTuple):
+    """The slopes of the planes below and above: their mean, and half of their difference."""
+
+    slope: Tensor
+    bend: Tensor
+
+    def cut(self, cut: Callable[[Tensor], Tensor]) -> Tilt:
+        """Returns those of some samples."""
+        return Tilt(cut(self.slope), cut(self.bend))
+
+
 class Loss(NamedTuple):
-    """What rounding takes off at a step, ``|A|`` times ``each`` and ``fixed`` ``(N,)``; and the step's bias."""
+    """What rounding takes off at a step, ``|A|`` times ``each`` and ``fixed`` ``(N,)``; and the step's bias.
+
+    A product is off by more than its rounding; ``tilts`` are how its planes lean on its two factors.
+    """
 
     each: Tensor
     fixed: Tensor
     bias: Tensor | None
+    tilts: tuple[Tilt, Tilt] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +124,12 @@ class Relaxed:
             else:
                 lines[i] = Lines(lower, upper, None if found.free is None else cut(found.free), found.choice)
         losses = {
-            i: Loss(cut(loss.each), cut(loss.fixed), None if loss.bias is None else cut(loss.bias))
+            i: Loss(
+                cut(loss.each),
+                cut(loss.fixed),
+                None if loss.bias is None else cut(loss.bias),
+                None if loss.tilts is None else (loss.tilts[0].cut(cut), loss.tilts[1].cut(cut)),
+            )
             for i, loss in self.losses.items()
         }
         folds = {
@@ -171,8 +199,8 @@ def _folded(relaxed: Relaxed, before: int, lines: Lines, unit: float) -> Fold:
     few = 4 * eps_of(low_slope.dtype)
     if paid:
         below, over = low_slope.abs() * loss, high_slope.abs() * loss
-        below = below + (below + (low_slope * gain).abs() + low_offset.abs()) * few
-        over = over + (over + (high_slope * gain).abs() + high_offset.abs()) * few
+        below = below + (below.abs() + (low_slope * gain).abs() + low_offset.abs()) * few
+        over = over + (over.abs() + (high_slope * gain).abs() + high_offset.abs()) * few
         low_offset, high_offset = low_offset + low_slope * gain - below, high_offset + high_slope * gain + over
     lost = torch.maximum(low_slope.abs(), high_slope.abs()) * relaxed.values[before].largest() * few
     lost = lost + torch.maximum(low_offset.abs(), high_offset.abs()) * (unit + few)
@@ -238,16 +266,42 @@ def _widened(found: Lines | Planes, x: Interval, unit: float) -> Lines | Planes:
 
 
 def _loss(step: Step, inputs: list[Interval], unit: float) -> Loss:
-    each, op, bias = rounding(step, inputs, rows=True), step.op, None
+    each, op, bias, tilts = rounding(step, inputs, rows=True), step.op, None, None
     largest = torch.stack([x.largest().flatten(1).amax(1) for x in inputs]).amax(0)
     if each.ndim:
         each = each * (1 + unit)
     if isinstance(op, Affine) and op.bias is not None and op.size is not None:
         nothing = each.new_zeros(1, *inputs[0].lower.shape[1:])
         bias, each = op(nothing), each + op.absolute(nothing, op.size) * unit
+    if isinstance(op, Product):
+        bias, width, tilts = _planes(*inputs)
+        each = each + width + (bias.abs() + width.abs()) * unit
     tiny = 4 * torch.finfo(largest.dtype).tiny
     count = sum(math.prod(x.lower.shape[1:]) for x in inputs) * (math.prod(step.shape) + 1)
-    return Loss(each, largest.double() * (tiny * count), bias)
+    return Loss(each, largest.double() * (tiny * count), bias, tilts)
+
+
+def _planes(x: Interval, y: Interval) -> tuple[Tensor, Tensor, tuple[Tilt, Tilt]]:
+    """The planes around a product: the mean of their offsets, half of the distance, and how they lean."""
+    eps = eps_of(x.lower.dtype)
+    (p, r), (q, s) = ((middle, (z.upper - middle) * (1 + 2 * eps)) for z in (x, y) for middle in (z.split()[0],))
+    r, s = torch.maximum(r, p - x.lower), torch.maximum(s, q - y.lower)
+    across, along = q / s, p / r
+    below, above = _between(across, along), _between(-across, along)
+    low = below * (s * p + r * q) - r * s
+    high = r * s - above * (s * p - r * q)
+    lean, bend = (above - below) / 2, -(above + below) / 2
+    lost = x.largest() * y.largest() * (48 * eps)
+    return (
+        (low + high) / 2 - p * q,
+        (high - low) / 2 + lost,
+        (Tilt(q + lean * s, bend * s), Tilt(p + bend * r, lean * r)),
+    )
+
+
+def _between(one: Tensor, other: Tensor) -> Tensor:
+    """What is nearest to both, in [-1, 1]; anything where a radius is 0."""
+    return ((one + other) / 2).nan_to_num(0.0).clamp(-1, 1)
 
 
 def lower(
@@ -341,7 +395,7 @@ def pulled(
                     total = total - dot(a.abs(), loss.each)
                 if loss.bias is not None:
                     total = total + dot(a, loss.bias)
-            parts = [_picked(step.op, a, alive[index])] if index in alive else _back(graph, step, a)
+            parts = [_picked(step.op, a, alive[index])] if index in alive else _back(graph, step, loss, a)
         for i, part in zip(step.inputs, parts, strict=True):
             if i in waiting:
                 waiting[i] = waiting[i] + part
@@ -374,17 +428,23 @@ def _picked(op: Op, a: Tensor, alive: tuple[Tensor, ...]) -> Tensor:
     return found
 
 
-def _back(graph: Graph, step: Step, a: Tensor) -> list[Tensor]:
-    """The rows of a linear step's inputs."""
+def _back(graph: Graph, step: Step, loss: Loss, a: Tensor) -> list[Tensor]:
+    """The rows of the inputs of a linear step, or of a product."""
     op, lead = step.op, a.shape[:2]
     if isinstance(op, Affine):
         shape = graph.steps[step.inputs[0]].shape
-        return [op.adjoint(a.flatten(0, 1), shape).reshape(*lead, *shape)]
+        part = op.adjoint(a.flatten(0, 1), shape)
+        part = part.contiguous() if 0 in part.stride() else part  # of a sum: rows may be overwritten later
+        return [part.reshape(*lead, *shape)]
     if isinstance(op, Cat):
         return list(torch.split(a, [graph.steps[i].shape[op.dim - 1] for i in step.inputs], op.dim + 1))
     if isinstance(op, Sum):
         factors = zip(step.inputs, op.factors, strict=True)
         return [(a * factor).sum_to_size(*lead, *graph.steps[i].shape) for i, factor in factors]
+    if isinstance(op, Product):
+        assert loss.tilts is not None
+        size = a.abs()
+        return [torch.addcmul(a * tilt.slope[:, None], size, tilt.bend[:, None]) for tilt in loss.tilts]
     return [a]
 
 

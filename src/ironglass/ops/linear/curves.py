@@ -154,7 +154,7 @@ class _Curve:
     def offset(self, slope: Tensor, touch: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """The offset with which a line of this slope lies above, thought to touch near ``touch``."""
         most = torch.full_like(low, -math.inf)
-        width, steep = high - low, self.shape.steepest
+        width, steep = high - low, self._steepest(low, high)
         for index, concave in enumerate(self.concave):
             begin, end = low.clamp(min=self.ends[index]), high.clamp(max=self.ends[index + 1])
             there = begin <= end
@@ -170,6 +170,11 @@ class _Curve:
         largest = torch.maximum(low.abs(), high.abs())
         size = (slope.abs() + steep) * (largest + width) + self.function(torch.zeros_like(low)).abs()
         return most + size * _UNIT + (low + high) * 0  # NaN stays NaN
+
+    def _steepest(self, low: Tensor, high: Tensor) -> Tensor | float:
+        if self.shape.steepest is not None:
+            return self.shape.steepest
+        return torch.maximum(self.shape.slope(low).abs(), self.shape.slope(high).abs())
 
     def _over(self, slope: Tensor, z: Tensor) -> Tensor:
         return self.value(z) - slope * z

@@ -13,7 +13,7 @@ from torch import Tensor
 from ironglass.core.errors import InputError
 from ironglass.ops import margins as by_intervals
 from ironglass.ops.bounds import Interval, bound
-from ironglass.ops.graph import Absolute, Affine, Bend, Cat, Graph, Input, Monotone, Pool, Ramp, Sum, Valley
+from ironglass.ops.graph import Absolute, Affine, Bend, Cat, Graph, Input, Monotone, Pool, Product, Ramp, Sum, Valley
 
 from .backward import Nonlinear, Relaxed, add, lower, relax
 from .relaxations import Slopes
@@ -160,12 +160,24 @@ def widest_of(graph: Graph, index: int | None = None) -> int:
 
 
 def _readers(graph: Graph) -> list[list[int]]:
-    """Of each step the nonlinear ones that read it."""
+    """Of each step the nonlinear ones that read it; what a product reads moved or repeated is tightened before that."""
     readers: list[list[int]] = [[] for _ in graph.steps]
     for index, step in enumerate(graph.steps):
         if isinstance(step.op, Nonlinear):
             readers[step.inputs[0]].append(index)
+        elif isinstance(step.op, Product):
+            for i in {_origin(graph, i) for i in step.inputs}:
+                readers[i].append(index)
     return readers
+
+
+def _origin(graph: Graph, index: int) -> int:
+    """Where the values of a step stood before they were moved and repeated."""
+    op = graph.steps[index].op
+    while isinstance(op, Affine) and op.form in ("move", "repeat"):
+        index = graph.steps[index].inputs[0]
+        op = graph.steps[index].op
+    return index
 
 
 def _mixed(graph: Graph, index: int, mixed: list[int], start: Interval) -> int:
@@ -175,8 +187,10 @@ def _mixed(graph: Graph, index: int, mixed: list[int], start: Interval) -> int:
     if isinstance(op, Input):
         return 0
     if isinstance(op, Nonlinear):
+        return max(before, 1)
+    if isinstance(op, Product):
         return 1
-    if isinstance(op, Cat) or (isinstance(op, Affine) and op.form in ("move", "diagonal")):
+    if isinstance(op, Cat) or (isinstance(op, Affine) and op.form in ("move", "repeat", "diagonal")):
         return before
     if isinstance(op, Affine) and (start.ball is None or op.form in ("matrix", "kernel") or before):
         return before + 1
@@ -190,6 +204,8 @@ def _bends(graph: Graph, readers: list[int], x: Interval) -> Tensor | None:
     found = torch.zeros_like(x.lower, dtype=torch.bool)
     for index in readers:
         op = graph.steps[index].op
+        if isinstance(op, Product):
+            return x.lower < x.upper if bool((x.lower < x.upper).any()) else None
         assert isinstance(op, Monotone | Valley | Absolute)
         shape = Bend(0.0, -1, 1) if isinstance(op, Absolute) else op.shape
         if isinstance(shape, Bend):

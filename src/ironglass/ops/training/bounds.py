@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ironglass.core.training import Student
 from ironglass.core.values import Bounds, Threat
 from ironglass.ops.capture import capture
-from ironglass.ops.graph import Absolute, Affine, Cat, Graph, Step, Sum, Valley
+from ironglass.ops.graph import Absolute, Affine, Cat, Graph, Product, Step, Sum, Valley
 from ironglass.ops.margins import tail_of
 
 Pair = tuple[Tensor, Tensor]
@@ -102,6 +102,9 @@ def _passed(step: Step, inputs: list[Pair]) -> Pair:
         inputs = [pair[::-1] if factor < 0 else pair for pair, factor in zip(inputs, op.factors, strict=True)]
     if isinstance(op, Sum | Cat):
         return op(*(pair[0] for pair in inputs)), op(*(pair[1] for pair in inputs))
+    if isinstance(op, Product):
+        ends = torch.stack([op(one, other) for one in inputs[0] for other in inputs[1]])
+        return ends.amin(0), ends.amax(0)
     return op(lower), op(upper)
 
 

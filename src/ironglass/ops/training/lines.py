@@ -16,12 +16,12 @@ from torch import Tensor
 from ironglass.core.errors import InputError
 from ironglass.core.training import Student
 from ironglass.core.values import Threat
-from ironglass.ops.graph import Absolute, Bend, Graph, Monotone, Step, Valley
+from ironglass.ops.graph import Absolute, Bend, Graph, Monotone, Product, Step, Valley
 from ironglass.ops.linear import Slopes
 
 from .bounds import Pair, box, graph_of, intervals, meet, pull
 
-BENT = (Monotone, Valley, Absolute)
+BENT = (Monotone, Valley, Absolute, Product)
 LARGEST = 1 << 28
 """Values that the rows of one batch may take; beyond, exact bounds of every value are too many to train on."""
 
