@@ -51,14 +51,19 @@ def test_a_stronger_network_is_saved_and_its_page_says_so(call: Call, case: Case
     net.layer = torch.nn.Linear(6, 2)
     weights.load(net, Path("net.safetensors"))
     weighed = ("net.py:Own", "--weights", "net.safetensors", "--data", "data.npz", "--eps", "1/50")
-    again = call("attack", "pgd", *weighed, "--steps", "20", "--json")
+    again = call("attack", "auto_pgd", *weighed, "--steps", "40", "--json")
     right = figures["after"]["attacked"][0]
     attacked = json.loads(again.stdout)
     assert len(case.y) - attacked["succeeded"] - attacked["at_goal_before"] == right
 
     page = Path("report.html").read_text()
     low, high = wilson(right, len(case.y))
-    for text in ("Is it stronger now?", "under PGD, linf ≤ 0.02", f"{100 * low:.1f}, {100 * high:.1f}", "weak.py:make"):
+    for text in (
+        "Is it stronger now?",
+        "under Auto-PGD, linf ≤ 0.02",
+        f"{100 * low:.1f}, {100 * high:.1f}",
+        "weak.py:make",
+    ):
         assert text in page
     assert "<script" not in page
 
@@ -66,7 +71,7 @@ def test_a_stronger_network_is_saved_and_its_page_says_so(call: Call, case: Case
 def test_the_summary_names_the_figures(call: Call, case: Case) -> None:
     result = call(*LINE, "--save", "net.safetensors")
     assert result.exit_code == 0, result.stderr
-    for word in ("clean accuracy", "under PGD", "before", "after", "best epoch", "passes forward", "saved"):
+    for word in ("clean accuracy", "under Auto-PGD", "before", "after", "best epoch", "passes forward", "saved"):
         assert word in result.stdout
     assert "[4/4]" in result.stderr
 

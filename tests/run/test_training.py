@@ -105,14 +105,14 @@ def test_an_interruption_keeps_the_best_so_far() -> None:
 def test_the_best_epoch_is_kept_and_told_with_intervals_and_the_record_is_saved(tmp_path: Path) -> None:
     check = blobs(200)
     result = train(check)
-    found = ig.attack.pgd(result.model, *check, ig.Linf(0.2), steps=20)
+    found = ig.attack.auto_pgd(result.model, *check, ig.Linf(0.2), steps=40)
     assert result.after["attacked"] == (int((~found.success).sum()), 200)
     assert result.after["clean"] == (int((result.net(check[0]).argmax(1) == check[1]).sum()), 200)
     assert result.before != result.after
     worth = [(epoch.counts["attacked"][0], epoch.counts["clean"][0]) for epoch in result.history]
     assert result.best == worth.index(max(worth))
     rows = result.table().rows
-    assert [row[0] for row in rows] == ["clean", "under PGD, linf ≤ 0.2"]
+    assert [row[0] for row in rows] == ["clean", "under Auto-PGD, linf ≤ 0.2"]
     low, high = wilson(*result.after["clean"])
     assert f"[{100 * low:.1f}, {100 * high:.1f}]" in rows[0][2]
     assert [line.role for line in result.curve().series] == ["clean", "attack"]

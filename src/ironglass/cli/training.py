@@ -21,7 +21,7 @@ from ironglass.report.text import number
 if TYPE_CHECKING:
     from ironglass.core.training import Count, Epoch, Kind, Trained
 
-SHOWN = {"clean": "clean accuracy", "attacked": "under PGD", "certified": "proven"}
+SHOWN = {"clean": "clean accuracy", "attacked": "under Auto-PGD", "certified": "proven"}
 
 
 def defend(ask: work.Ask, case: Subject) -> int:
@@ -118,7 +118,7 @@ def page(result: Trained, case: Subject, ask: work.Ask) -> str:
     verdict = f"{shown[0].upper()}{shown[1:]}: {before:.1%} before the training, {after:.1%} after it"
     limits = [Limit(what=note, why="the accuracy under attack is watched in each epoch") for note in result.notes]
     if "certified" not in result.after:
-        why = "PGD with 20 steps measured it; `ironglass attack auto_attack` tries harder"
+        why = "Auto-PGD with 40 steps measured it; `ironglass attack auto_attack` tries harder"
         limits.append(Limit(what="Whether a stronger attack breaks more", why=why))
     facts = [("Method", f"{card.title} ({card.paper})"), ("Figures", f"of {result.held}")]
     facts.append(("Cost", f"{result.cost.forward:,} passes forward, {result.cost.backward:,} backward"))

@@ -27,7 +27,7 @@ Count = tuple[int, int]
 ScheduleName = Literal["cosine", "triangular", "steps", "constant"]
 RampName = Literal["linear", "smooth"]
 Kind = Literal["clean", "attacked", "certified"]
-"""What an accuracy is of: samples as they are, attacked by PGD, or proven."""
+"""What an accuracy is of: samples as they are, attacked by Auto-PGD, or proven."""
 Tick = Callable[[int, int, "Epoch"], None]
 """Is told the epochs done, the epochs in all, and what the last one came to."""
 
@@ -100,7 +100,7 @@ class Recipe:
         clip: the largest norm of the gradient; None for no limit.
         by: what the best epoch goes by.
         certificate: a proof of the catalogue that is tried in each epoch, if any.
-        watch: the fall of the accuracy under PGD, from the lower end of the best's 95 % interval to the upper end of an
+        watch: the fall of the accuracy under Auto-PGD, from the lower end of the best's 95 % interval to the upper end of an
             epoch's, that ends the training; and the gap between it and that under one step that is noted. None
             watches nothing.
         seed: of all that is random.
@@ -127,7 +127,7 @@ class Recipe:
 class Epoch:
     """What an epoch came to, on the part of the samples that is not trained on; epoch 0 is the network as given.
 
-    ``counts`` are the right answers by kind: ``clean``, ``attacked`` by PGD, ``certified``. ``loss`` is the mean over
+    ``counts`` are the right answers by kind: ``clean``, ``attacked`` by Auto-PGD, ``certified``. ``loss`` is the mean over
     the batches, ``eps`` and ``lr`` are those of the last step; ``note`` says what was noticed.
     """
 
@@ -193,7 +193,7 @@ class Trained:
         """Returns the accuracies before and after, with Wilson's intervals."""
         under: dict[Kind, str] = {
             "clean": "clean",
-            "attacked": f"under PGD, {self.threat}",
+            "attacked": f"under Auto-PGD, {self.threat}",
             "certified": f"proven, {self.threat}",
         }
         return Table(
@@ -211,7 +211,7 @@ class Trained:
                 lines[kind].append((epoch.number, count))
         roles: dict[Kind, tuple[str, Literal["clean", "attack", "proof"]]] = {
             "clean": ("clean", "clean"),
-            "attacked": ("under PGD", "attack"),
+            "attacked": ("under Auto-PGD", "attack"),
             "certified": ("proven", "proof"),
         }
         return Curve(

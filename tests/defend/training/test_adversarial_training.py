@@ -92,7 +92,7 @@ def test_it_makes_digits_hold_that_did_not() -> None:
     assert strong.accuracy("clean")[1] > 0.88
     assert after > before + 0.1
     assert "597 samples that played no part" in strong.held
-    again = ig.attack.pgd(strong.net, x[1200:], y[1200:], threat, steps=20)
+    again = ig.attack.auto_pgd(strong.net, x[1200:], y[1200:], threat, steps=40)
     assert 1 - again.success_rate == pytest.approx(after)
 
 
@@ -140,7 +140,7 @@ def test_where_the_accuracy_under_pgd_falls_the_training_stops_and_the_best_epoc
     assert last.accuracy("attacked") < best.accuracy("attacked") - 0.2  # type: ignore[operator]
     assert result.after == best.counts
     held = data[0][ready.held], data[1][ready.held]
-    kept = ig.attack.pgd(result.net, *held, threat, steps=20)
+    kept = ig.attack.auto_pgd(result.net, *held, threat, steps=40)
     assert 1 - kept.success_rate == pytest.approx(best.accuracy("attacked"))
 
 
