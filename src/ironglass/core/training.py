@@ -100,8 +100,8 @@ class Recipe:
         clip: the largest norm of the gradient; None for no limit.
         by: what the best epoch goes by.
         certificate: a proof of the catalogue that is tried in each epoch, if any.
-        watch: the fall of the accuracy under Auto-PGD, from the lower end of the best's 95 % interval to the upper end of an
-            epoch's, that ends the training; and the gap between it and that under one step that is noted. None
+        watch: the fall of the accuracy under Auto-PGD, from the lower end of the best's 95 % interval to the upper end
+            of an epoch's, that ends the training; and the gap between it and that under one step that is noted. None
             watches nothing.
         seed: of all that is random.
     """
@@ -127,8 +127,8 @@ class Recipe:
 class Epoch:
     """What an epoch came to, on the part of the samples that is not trained on; epoch 0 is the network as given.
 
-    ``counts`` are the right answers by kind: ``clean``, ``attacked`` by Auto-PGD, ``certified``. ``loss`` is the mean over
-    the batches, ``eps`` and ``lr`` are those of the last step; ``note`` says what was noticed.
+    ``counts`` are the right answers by kind: ``clean``, ``attacked`` by Auto-PGD, ``certified``. ``loss`` is the mean
+    over the batches, ``eps`` and ``lr`` are those of the last step; ``note`` says what was noticed.
     """
 
     number: int

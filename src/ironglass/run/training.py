@@ -40,7 +40,7 @@ Pair = tuple[Tensor, Tensor]
 HELD, MOST = 0.1, 1000
 """The share of the samples that is kept back, and how many at most."""
 STEPS = 40
-"""Of the Auto-PGD that epochs are measured with: PGD with 20 steps of one size believes robustness that is not there."""
+"""Of the Auto-PGD that epochs are measured with: 20 steps of one size believe robustness that is not there."""
 
 
 def run_training(

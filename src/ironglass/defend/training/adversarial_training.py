@@ -52,8 +52,8 @@ def adversarial_training(
     The attack may be ``pgd``; ``n_fgsm`` or ``fgsm_rs``, which take one gradient and are several times faster; or any
     attack of the catalogue. The radius grows along a ramp, since a network that begins at a large radius may never
     learn. One-step attacks can be learned by heart. That is noted in the history where the accuracy under one step is
-    20 points above that under Auto-PGD, with 95 % intervals apart; and where that under Auto-PGD has fallen as far below the
-    best, the training is stopped, and the best epoch is what comes out.
+    20 points above that under Auto-PGD, with 95 % intervals apart; and where that under Auto-PGD has fallen as far
+    below the best, the training is stopped, and the best epoch is what comes out.
 
     Args:
         attack: ``pgd``, ``n_fgsm``, ``fgsm_rs``, ``fgsm``, an attack's name, or ``ig.attack.momentum_pgd.with_(…)``.
