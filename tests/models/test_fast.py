@@ -353,6 +353,34 @@ def test_snapshot_ignores_what_changes_no_output() -> None:
     assert before.matches(net.to(memory_format=torch.channels_last))
 
 
+@pytest.mark.parametrize("make", [torch.jit.script, lambda net: torch.jit.trace(net, torch.rand(2, 3, 8, 8))])
+def test_snapshot_sees_a_script_change(make: Callable[[nn.Module], nn.Module]) -> None:
+    net = make(small_net().eval())
+    before = Snapshot(net)
+    assert before.matches(net)
+    next(net.parameters()).data.neg_()
+    assert not before.matches(net)
+
+
+def test_snapshot_sees_what_shares_memory_or_has_gaps() -> None:
+    whole = torch.rand(8, 6)
+    net = nn.Module()
+    net.register_buffer("some", whole[::2, 1:4])
+    net.register_buffer("one", torch.rand(1).expand(5))
+    net.register_buffer("turned", torch.rand(5, 7).T)
+    net.register_buffer("odd", torch.arange(11, dtype=torch.uint8)[3:10])
+    before = Snapshot(net)
+    whole[1] = 0  # between the rows
+    whole[:, 5] = 0
+    assert before.matches(net)
+    for change in (lambda: whole[2, 2].neg_(), lambda: net.one[:1].neg_(), lambda: net.odd[6].add_(1)):
+        change()
+        assert not before.matches(net)
+        before = Snapshot(net)
+    net.turned[2, 4] += 1
+    assert not before.matches(net)
+
+
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_snapshot_sees_any_bit_and_its_return(data: st.DataObject) -> None:

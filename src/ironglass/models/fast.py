@@ -235,8 +235,12 @@ class _Part:
 
     def __init__(self, module: nn.Module) -> None:
         own = vars(module)
-        self._type, self._children, self._names = type(module), tuple(module._modules), own.keys() - _BOOKKEEPING
-        self._groups = [(name, tuple(own[name]), [_Bits(each) for each in own[name].values()]) for name in _TENSORS]
+        self._type, self._names = type(module), own.keys() - _BOOKKEEPING
+        self._children = tuple(module._modules.keys())
+        self._groups = []
+        for name in _TENSORS:
+            held = _held(module, name)
+            self._groups.append((name, tuple(held.keys()), [_Bits(tensor) for tensor in held.values()]))
         rest = self._names - set(_TENSORS)
         self._tensors = [(name, _Bits(own[name])) for name in rest if isinstance(own[name], Tensor)]
         rest -= {name for name, _ in self._tensors}
@@ -245,7 +249,7 @@ class _Part:
     def matches(self, module: nn.Module) -> bool:
         """Returns whether a module computes what that one did, if the modules in it do."""
         own = vars(module)
-        if type(module) is not self._type or tuple(module._modules) != self._children:
+        if type(module) is not self._type or tuple(module._modules.keys()) != self._children:
             return False
         if own.keys() - _BOOKKEEPING != self._names:
             return False
@@ -255,10 +259,15 @@ class _Part:
             if not same and _state(now) != state:
                 return False
         for name, keys, kept in self._groups:
-            now = own[name]
-            if tuple(now) != keys or not all(map(_Bits.match, kept, now.values())):
+            now = _held(module, name)
+            if tuple(now.keys()) != keys or not all(map(_Bits.match, kept, now.values())):
                 return False
         return all(kept.match(own[name]) for name, kept in self._tensors)
+
+
+def _held(module: nn.Module, name: str) -> Any:
+    """Returns a module's own parameters or buffers by name; one that is scripted may keep them elsewhere."""
+    return vars(module)[name] if name in vars(module) else dict(getattr(module, f"named{name}")(recurse=False))
 
 
 def _unchanging(value: Any) -> bool:
