@@ -167,7 +167,7 @@ def relevance(options: argparse.Namespace) -> Iterator[Row]:
         yield Row(
             f"LRP, {name}, EfficientNet-Lite0", "an input gradient", lambda: pulled(net, x),
             lambda name=name: pulled(net, x, composite(name)), 2.0,
-            why="its layers are cheap beside the arithmetic on their values, and signed inputs take both backward passes",
+            why="its layers are cheap beside the arithmetic on their values; signed inputs take both backward passes",
         )  # fmt: skip
         yield Row(
             f"LRP, {name}, EfficientNet-Lite0, as it is called", "an input gradient", lambda: pulled(net, x),
