@@ -167,16 +167,17 @@ def relevance(options: argparse.Namespace) -> Iterator[Row]:
         yield Row(
             f"LRP, {name}, EfficientNet-Lite0", "an input gradient", lambda: pulled(net, x),
             lambda name=name: pulled(net, x, composite(name)), 2.0,
-            why="its layers are cheap beside the arithmetic on their values; signed inputs take both backward passes",
+            why="its layers are cheap beside the arithmetic on their values, and few of them behind a ReLU",
         )  # fmt: skip
         yield Row(
             f"LRP, {name}, EfficientNet-Lite0, as it is called", "an input gradient", lambda: pulled(net, x),
             lambda name=name: ig.explain.lrp(model, x, target, composite=name).values, 2.0,
-            why="four convolutions for a gradient's two, and five in depthwise layers",
+            why=LIMIT.get(name, ""),
         )  # fmt: skip
 
 
 COMPOSITES = ("epsilon", "epsilon_plus_flat", "epsilon_gamma_box", "epsilon_alpha2_beta1_flat")
+LIMIT = {"epsilon_alpha2_beta1_flat": "four convolutions for a gradient's two, and five in depthwise layers"}
 
 
 def pulled(net: nn.Module, x: Tensor, rules: Any = None) -> Tensor:
@@ -187,11 +188,10 @@ def pulled(net: nn.Module, x: Tensor, rules: Any = None) -> Tensor:
 
 
 def _propagated(name: str, net: nn.Module, x: Tensor, found: dict[str, Any], models: Any) -> Iterator[Row]:
-    limit = {"epsilon_alpha2_beta1_flat": "four convolutions for a gradient's two"}
     for rules in COMPOSITES:
         yield Row(
             f"LRP, {rules}, {name}", "an input gradient", lambda: pulled(net, x),
-            lambda rules=rules: pulled(net, x, composite(rules)), 2.0, why=limit.get(rules, ""),
+            lambda rules=rules: pulled(net, x, composite(rules)), 2.0, why=LIMIT.get(rules, ""),
         )  # fmt: skip
     if "zennit" not in found:
         return
