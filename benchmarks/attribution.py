@@ -240,6 +240,8 @@ def _propagated(name: str, net: nn.Module, x: Tensor, found: dict[str, Any], mod
 
 
 def tests(options: argparse.Namespace) -> Iterator[Row]:
+    with suppress(ImportError):
+        _shimmed()
     quantus = peers("quantus").get("quantus")
     if quantus is None:
         return
