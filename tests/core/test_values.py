@@ -7,7 +7,7 @@ import torch
 
 from ironglass.core.errors import InputError
 from ironglass.core.results import AttackResult, Attribution, Certificate, Cost, load
-from ironglass.core.values import L1, L2, Avoid, Bounds, Evade, Linf, Reach, Threat
+from ironglass.core.values import L1, L2, Avoid, Bounds, Evade, Linf, Reach, Threat, finite
 from ironglass.run.judge import join, part
 
 
@@ -138,3 +138,19 @@ def test_evading_is_neither_the_label_nor_detected() -> None:
     assert torch.allclose(goal.loss("ce")(scores, rows), torch.nn.functional.softplus(others - own))
     top = scores.sort(1, descending=True).values
     assert torch.allclose(goal.loss("dlr")(scores, rows), goal.loss("margin")(scores, rows) / (top[:, 0] - top[:, 2]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_one_value_that_is_not_finite_is_found_anywhere(dtype: torch.dtype, wrong: float) -> None:
+    for place in (0, 17, 98):
+        values = torch.linspace(-1, 1, 99).to(dtype)
+        assert finite(values)
+        values[place] = wrong
+        assert not finite(values)
+
+
+def test_what_cannot_be_infinite_is_finite() -> None:
+    assert finite(torch.arange(3))
+    assert finite(torch.ones(2, dtype=torch.bool))
+    assert finite(torch.empty(0, 4))

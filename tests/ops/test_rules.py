@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from ironglass.ops.rules import (
     Rescale,
     composite,
 )
+from ironglass.ops.rules.linear import Layer
 
 EPSILON = 1e-3
 RULES = [Epsilon(EPSILON), Epsilon(0.0), Gamma(0.25), Gamma(1.5), AlphaBeta(1, 0), AlphaBeta(2, 1), Flat(), Box()]
@@ -89,6 +91,7 @@ def literal(rule: object, x: Tensor, w: Tensor, b: Tensor, r: Tensor, used: Tens
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv1d": (lambda: nn.Conv1d(2, 3, 3, padding=1), (2, 7)),
     "conv2d": (lambda: nn.Conv2d(2, 4, 3, stride=2, padding=1), (2, 6, 5)),
+    "wide": (lambda: nn.Conv2d(12, 4, 3, padding=1), (12, 4, 5)),
     "grouped": (lambda: nn.Conv2d(4, 4, (3, 2), groups=2, bias=False), (4, 5, 5)),
     "dilated same": (lambda: nn.Conv2d(2, 3, 3, padding="same", dilation=2), (2, 6, 5)),
     "even same": (lambda: nn.Conv2d(2, 3, 4, padding="same"), (2, 6, 5)),
@@ -193,6 +196,38 @@ def test_a_network_agrees_with_matrices(name: str) -> None:
     r = shares[0] + back(shares[1])
     r = F.max_unpool2d(r.reshape(a1.shape), places, 2).flatten()
     torch.testing.assert_close(found, back(r), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("rule", [AlphaBeta(1, 0), AlphaBeta(2, 1), AlphaBeta(3.5, 2.5)], ids=repr)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("inputs", ["signed", "positive", "few", "none"])
+@pytest.mark.parametrize("weights", ["mixed", "nearly of one sign", "of one sign"])
+def test_sums_of_a_sign_are_told_from_differences_only_where_they_can_be(
+    monkeypatch: pytest.MonkeyPatch, rule: AlphaBeta, bias: bool, inputs: str, weights: str
+) -> None:
+    net = frozen(nn.Conv2d(16, 6, 3, padding=1, bias=bias))
+    x = noise(3, 16, 5, 4, seed=7)
+    x = {"signed": x, "positive": x.relu(), "few": x.relu() * (noise(3, 16, 5, 4, seed=8) > 2), "none": 0 * x}[inputs]
+    weight = net.weight[0]
+    weight.copy_({"mixed": weight, "of one sign": weight.abs()}.get(weights, torch.where(weight < 0, 1e-12, weight)))
+    grad, ways = noise(3, 6, 5, 4, seed=9), []
+    grad[0] = 0
+    by_sizes = AlphaBeta._by_sizes
+
+    def seen(*args: Any) -> Tensor | None:
+        ways.append(by_sizes(*args))
+        return ways[-1]
+
+    monkeypatch.setattr(AlphaBeta, "_by_sizes", seen)
+    layer = Layer(F.conv2d, x, net.weight, net.bias, (1, 1))
+    z = net(x)
+    found = rule.pull(layer, z, grad)
+    monkeypatch.setattr(AlphaBeta, "_by_sizes", lambda *_: None)
+    torch.testing.assert_close(found, rule.pull(layer, z, grad), rtol=1e-9, atol=1e-11)
+    if inputs == "signed" and weights == "mixed":
+        assert ways[0] is not None
+    if inputs in ("positive", "few") and weights != "mixed" and rule.beta:
+        assert ways == [None]
 
 
 def test_two_layers_by_hand() -> None:

@@ -21,6 +21,13 @@ PerSample = Tensor
 LossName = Literal["ce", "margin", "dlr"]
 
 
+def finite(values: Tensor) -> bool:
+    """Returns whether no value is NaN or infinite: by the least and the largest, in one pass."""
+    if not values.is_floating_point() or not values.numel():
+        return True
+    return all(math.isfinite(float(end)) for end in values.aminmax())
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """The range of every input value, in the user's units: pixels usually lie in [0, 1]."""

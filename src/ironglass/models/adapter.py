@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ironglass.core.catalogue import LADDER
 from ironglass.core.errors import InputError, IronglassWarning, suggest
-from ironglass.core.values import Bounds, Goal, Threat
+from ironglass.core.values import Bounds, Goal, Threat, finite
 
 from . import allocator
 from .backend import Backend, Function
@@ -285,10 +285,10 @@ def check_samples(model: Adapter, x: Tensor) -> None:
         raise InputError(
             f"x has shape {tuple(x.shape)}, (N, *shape) with N ≥ 1 is expected", "add a batch dimension: x[None]"
         )
-    if not bool(x.isfinite().all()):
+    if not finite(x):
         bad = (~x.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
         raise InputError(f"x holds NaN or infinity in samples {bad[:5]}", "drop or repair them: x.isfinite()")
-    low, high = float(x.min()), float(x.max())
+    low, high = (float(end) for end in x.aminmax())
     bounds = model.bounds
     slack = 1e-6 * bounds.span
     if low < bounds.low - slack or high > bounds.high + slack:

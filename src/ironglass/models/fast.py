@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Literal, cast
@@ -13,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
+
+from ironglass.core.access import Rows
 
 from .folding import HOOKS, Untraceable, fold, fuse, trace
 
@@ -77,7 +81,7 @@ def private_copy(net: nn.Module, example: Tensor) -> FastNet | None:
             return FastNet(plain, plain, "copied", why=f"outputs are {wanted.dtype}")
         drawn = _random_states(example) != before
         try:
-            _difference(plain(example), wanted)  # the network may have a generator of its own
+            difference(plain(example), wanted)  # the network may have a generator of its own
         except Untraceable:
             drawn = True
         if drawn:
@@ -100,7 +104,7 @@ def _faster(plain: nn.Module, example: Tensor, wanted: Tensor) -> FastNet:
     why = []
     try:
         graph = trace(plain)
-        _difference(_gradient(graph, example), _gradient(plain, example))  # a custom backward pass is not traced
+        difference(_gradient(graph, example), _gradient(plain, example))  # a custom backward pass is not traced
         base, level = graph, "folded"
     except Exception as error:
         why.append(f"not traced: {error}")
@@ -112,14 +116,14 @@ def _faster(plain: nn.Module, example: Tensor, wanted: Tensor) -> FastNet:
         try:
             made = copy.deepcopy(base) if level == "copied" else fold(cast(fx.GraphModule, copy.deepcopy(base)))
             cast(Any, made).to(memory_format=layout)
-            fast = FastNet(made, made, level, _difference(made(example), wanted))
+            fast = FastNet(made, made, level, difference(made(example), wanted))
             break
         except Exception as error:
             why.append(f"not {level} as {layout}: {error}")
     if isinstance(fast.net, fx.GraphModule) and fast.level == "folded" and on_cpu:
         try:
             scorer = fuse(fast.net)
-            fast = replace(fast, scorer=scorer, level="fused", difference=_difference(scorer(example), wanted))
+            fast = replace(fast, scorer=scorer, level="fused", difference=difference(scorer(example), wanted))
         except Exception as error:
             why.append(f"not fused: {error}")
     return replace(fast, why="; ".join(why))
@@ -134,11 +138,16 @@ def _gradient(net: nn.Module, example: Tensor) -> Tensor:
         out = net(leaf)
         if not out.requires_grad:
             return torch.zeros_like(leaf)
-        mix = torch.linspace(1, 2, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
-        return torch.autograd.grad((out * mix).sum(), leaf, materialize_grads=True)[0]
+        return torch.autograd.grad(mixed(out).sum(), leaf, materialize_grads=True)[0]
 
 
-def _difference(given: Tensor, wanted: Tensor) -> float:
+def mixed(out: Tensor, rows: Rows = slice(None)) -> Tensor:
+    """Returns a sum of each sample's outputs ``(n,)``, each with a weight of its own: to compare gradients of it."""
+    flat = out.flatten(1)
+    return flat @ torch.linspace(1, 2, flat.shape[1], dtype=out.dtype, device=out.device)
+
+
+def difference(given: Tensor, wanted: Tensor) -> float:
     """Returns the largest difference, and raises `Untraceable` if it is too large."""
     if (given.shape, given.dtype) != (wanted.shape, wanted.dtype):
         raise Untraceable(f"{given.dtype} {tuple(given.shape)} where {wanted.dtype} {tuple(wanted.shape)} is expected")
@@ -187,28 +196,92 @@ def rows_per_pass(net: nn.Module, example: Tensor) -> int:
     return max(1, min(256, LARGEST_VALUE * torch.get_num_threads() // sizes.largest))
 
 
-def fingerprint(net: nn.Module) -> tuple[Any, ...]:
-    """Returns what differs when the network computes something else: compare it with ``==``.
+class Snapshot:
+    """What a network computes with, as it is now: `matches` says whether a network is that still.
 
-    It covers the bytes of every parameter, buffer and other tensor attribute, however they were written; the type, the
-    plain settings, the functions and the hooks of every module. It does not look into other objects that a module
-    holds, and ignores train mode and ``requires_grad``.
+    It covers every bit of each parameter, buffer and other tensor attribute, however it is written; the type, the
+    plain settings, the functions, the hooks and the parts of every module. It does not look into other objects that a
+    module holds, and ignores train mode, ``requires_grad`` and the order of values in memory.
+
+    It keeps a copy of all tensors: to compare with a copy is exact, and faster than any good hash of the content.
+
+    Args:
+        net: is not changed.
     """
-    return tuple(
-        (name, type(module), [(key, _state(value)) for key, value in vars(module).items() if key not in _BOOKKEEPING])
-        for name, module in net.named_modules(remove_duplicate=False)
-    )
+
+    def __init__(self, net: nn.Module) -> None:
+        self._parts = [_Part(module) for module in _parts(net)]
+
+    def matches(self, net: nn.Module) -> bool:
+        """Returns whether a network computes what that one did."""
+        modules = list(_parts(net))
+        return len(modules) == len(self._parts) and all(map(_Part.matches, self._parts, modules))
 
 
-_BOOKKEEPING = vars(nn.Module()).keys() - {"_parameters", "_buffers", *HOOKS}
+def _parts(net: nn.Module) -> Iterator[nn.Module]:
+    """Yields a network and the modules in it, as often as they stand in it."""
+    yield net
+    for child in net._modules.values():
+        if child is not None:
+            yield from _parts(child)
+
+
+_TENSORS = ("_parameters", "_buffers")
+_BOOKKEEPING = vars(nn.Module()).keys() - {*_TENSORS, *HOOKS}
+
+
+class _Part:
+    """One module of a `Snapshot`, without the modules in it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        own = vars(module)
+        self._type, self._names = type(module), own.keys() - _BOOKKEEPING
+        self._children = tuple(module._modules.keys())
+        self._groups = []
+        for name in _TENSORS:
+            held = _held(module, name)
+            self._groups.append((name, tuple(held.keys()), [_Bits(tensor) for tensor in held.values()]))
+        rest = self._names - set(_TENSORS)
+        self._tensors = [(name, _Bits(own[name])) for name in rest if isinstance(own[name], Tensor)]
+        rest -= {name for name, _ in self._tensors}
+        self._settings = [(name, own[name], _unchanging(own[name]), _state(own[name])) for name in rest]
+
+    def matches(self, module: nn.Module) -> bool:
+        """Returns whether a module computes what that one did, if the modules in it do."""
+        own = vars(module)
+        if type(module) is not self._type or tuple(module._modules.keys()) != self._children:
+            return False
+        if own.keys() - _BOOKKEEPING != self._names:
+            return False
+        for name, value, unchanging, state in self._settings:
+            now = own[name]
+            same = now is value and (unchanging or not (state or now))  # nothing is in a dictionary or list, as then
+            if not same and _state(now) != state:
+                return False
+        for name, keys, kept in self._groups:
+            now = _held(module, name)
+            if tuple(now.keys()) != keys or not all(map(_Bits.match, kept, now.values())):
+                return False
+        return all(kept.match(own[name]) for name, kept in self._tensors)
+
+
+def _held(module: nn.Module, name: str) -> Any:
+    """Returns a module's own parameters or buffers by name; one that is scripted may keep them elsewhere."""
+    return vars(module)[name] if name in vars(module) else dict(getattr(module, f"named{name}")(recurse=False))
+
+
+def _unchanging(value: Any) -> bool:
+    """Whether an object stays as it is."""
+    if type(value) is tuple:
+        return all(map(_unchanging, value))
+    return type(value) in (type(None), bool, int, float, str)
 
 
 def _state(value: Any) -> Any:
     """Returns a value that stays as it is and compares by content."""
     match value:
         case Tensor():
-            data = value.detach().to_dense() if value.layout is not torch.strided else value.detach()
-            content = data.cpu().contiguous().flatten().view(torch.uint8).numpy()
+            content = _content(value).cpu().view(torch.uint8).numpy()
             return value.dtype, value.device, tuple(value.shape), zlib.crc32(content.data)
         case dict():
             return [(key, _state(item)) for key, item in value.items()]
@@ -217,3 +290,54 @@ def _state(value: Any) -> Any:
         case None | bool() | int() | float() | str() | FunctionType() | BuiltinFunctionType() | MethodType() | type():
             return value
     return type(value)
+
+
+def _content(tensor: Tensor) -> Tensor:
+    """Returns the values in the order of their indices, flat."""
+    data = tensor.detach()
+    return (data if data.layout is torch.strided else data.to_dense()).contiguous().flatten()
+
+
+class _Bits:
+    """The content of a tensor, bit by bit, beside a view on where it lies.
+
+    As long as it lies there, both are read in the order of memory; the view keeps that memory from another tensor.
+    """
+
+    def __init__(self, tensor: Tensor | None) -> None:
+        self._copy: Tensor | None = None
+        self._place: tuple[Any, ...] | None = None
+        if tensor is not None:
+            self._keep(tensor)
+
+    def _keep(self, tensor: Tensor) -> None:
+        live, kept = tensor.detach(), tensor.detach().clone()
+        self._copy, self._place = kept, None
+        if live.layout is torch.strided and live.stride() == kept.stride():  # a clone has no gaps
+            self._place = _place(live)
+            self._live, self._bits = _integers(live, kept)
+
+    def match(self, now: Any) -> bool:
+        """Returns whether a tensor, or None, has that type, shape and content."""
+        then = self._copy
+        if then is None or not isinstance(now, Tensor):
+            return then is now
+        if self._place is not None and now.layout is torch.strided and self._place == _place(now):
+            return torch.equal(self._live, self._bits)
+        same = (now.dtype, now.device, now.shape) == (then.dtype, then.device, then.shape)
+        same = same and torch.equal(*(_content(each).view(torch.uint8) for each in (now, then)))
+        if same:
+            self._keep(now)
+        return same
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _integers(*tensors: Tensor) -> list[Tensor]:
+    """Returns tensors without gaps as integers, as wide as all of them allow, in the order of memory."""
+    flat = [tensor.as_strided((tensor.numel(),), (1,)) for tensor in tensors]
+    odd = math.gcd(*(part.element_size() * place for part in flat for place in (part.numel(), part.storage_offset())))
+    wide = next(kind for kind in (torch.int64, torch.int32, torch.int16, torch.uint8) if odd % kind.itemsize == 0)
+    return [part.view(wide) for part in flat]

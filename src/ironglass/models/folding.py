@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+
+LAYERS, VALUE = "layers", "value"
+"""What a node's ``meta`` says: the layers that give its value, and that value's name, by which `fuse` keeps it."""
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -25,13 +29,31 @@ class Untraceable(Exception):
 def trace(net: nn.Module) -> fx.GraphModule:
     """Returns a network as a graph of the layers and functions it calls; the graph shares its layers.
 
+    A node's ``meta`` names the layers whose output it is, and theirs alone: not what a layer hands on as it got it, nor
+    what it uses itself.
+
     Raises:
         Untraceable: if the network has hooks, which would be traced as well. Tracing raises whatever else the
             network's own code raises on stand-ins for tensors.
     """
     if any(getattr(module, hooks) for module in net.modules() for hooks in HOOKS):
         raise Untraceable("the network has hooks")
-    return fx.symbolic_trace(net)
+    tracer = _Tracer()
+    return fx.GraphModule(net, tracer.trace(net), type(net).__name__)
+
+
+class _Tracer(fx.Tracer):
+    """Notes which layers give a node's value."""
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Follows a module, as it is called."""
+        known = set(self.graph.nodes)
+        out = super().call_module(m, forward, args, kwargs)
+        if isinstance(out, fx.Proxy) and out.node not in known and not out.node.users:
+            out.node.meta[LAYERS] = (*out.node.meta.get(LAYERS, ()), self.path_of_module(m))
+        return out
 
 
 def fold(graph: fx.GraphModule) -> fx.GraphModule:
@@ -57,6 +79,8 @@ def fold(graph: fx.GraphModule) -> fx.GraphModule:
         if before is not None and type(layer) in _LINEAR and len(before.users) == 1:
             _call(graph, before, _normalized(layer, norm))
             _drop(graph, node, before)
+    for node in graph.graph.nodes:
+        node.meta[VALUE] = node.name
     return _finished(graph)
 
 
@@ -169,6 +193,8 @@ def _call(graph: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
 
 
 def _drop(graph: fx.GraphModule, node: fx.Node, instead: fx.Node) -> None:
+    """Takes a node away whose value another node now has."""
+    instead.meta |= {LAYERS: node.meta.get(LAYERS, ()), VALUE: node.meta.get(VALUE)}
     node.replace_all_uses_with(instead)
     graph.graph.erase_node(node)
 

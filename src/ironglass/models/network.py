@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ironglass.core.access import At, Loss, Pass, Run, Through
 from ironglass.core.errors import InputError
 
 from . import fast
 from .backend import Backend
+from .halves import Halves, halves
 from .survey import Survey, redraw, settle, survey
 
 R = TypeVar("R")
@@ -97,34 +98,36 @@ def frozen(net: nn.Module) -> Iterator[None]:
 class Torch(Backend):
     """A PyTorch network.
 
-    Scores and gradients run on a private copy that is made for speed and checked against the original; what looks
-    inside the network runs on the original, frozen meanwhile. The copy is renewed when the network has changed.
+    Scores and gradients run on a private copy that is made for speed and checked against the original; so does the
+    gradient to a layer where the copy can be cut there. What else looks inside the network runs on the original, frozen
+    meanwhile. The copy is renewed when the network has changed.
     """
 
     def __init__(self, net: nn.Module, mean: Tensor | None, std: Tensor | None, optimize: bool = True) -> None:
         self._whole = Whole(net, mean, std)
-        self._optimize, self._copy, self._print = optimize, None, None
+        self._optimize, self._copy, self._seen = optimize, None, None
         first = next(net.parameters(), next(net.buffers(), torch.zeros(())))
         self.device = first.device
         self.dtype = first.dtype if first.is_floating_point() else torch.float32
         self._rows = 1
         self._surveys: dict[tuple[int, ...], Survey] = {}
+        self._cuts: dict[str, Halves | None] = {}
 
     _copy: fast.FastNet | None
-    _print: tuple[Any, ...] | None
+    _seen: fast.Snapshot | None
 
     def prepare(self, x: Tensor) -> None:
         """Renews the private copy if the network is not what it was."""
-        seen = fast.fingerprint(self._whole)
-        if seen == self._print:
+        if self._seen is not None and self._seen.matches(self._whole):
             return
+        seen = fast.Snapshot(self._whole)
         example = self._enter(x[:1])
         with frozen(self._whole), torch.no_grad():
             self._whole.learn_output(example)
             self._rows = fast.rows_per_pass(self._whole, example)
-        self._surveys = {}
+        self._surveys, self._cuts = {}, {}
         self._copy = fast.private_copy(self._whole, self._enter(x[: min(len(x), 2)])) if self._optimize else None
-        self._print = seen
+        self._seen = seen
 
     def scores(self, x: Tensor) -> Tensor:
         """Returns the logits."""
@@ -210,14 +213,45 @@ class Torch(Backend):
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in layers}
 
     def at(self, layer: str, x: Tensor, loss: Loss, instead: Tensor | None = None, of: str | None = None) -> At:
-        """Returns a layer's activation and gradient; the graph begins there, so the backward pass ends there."""
+        """Returns a layer's activation and gradient; the graph begins there, so the backward pass ends there.
 
+        It runs on the private copy, where that can be cut at the layer.
+        """
+        if of is None and (halves := self._halves(layer, x)) is not None:
+            return self._at_cut(halves, layer, x, loss, instead)
+        return self._at_layer(layer, x, loss, instead, of)
+
+    def _halves(self, layer: str, x: Tensor) -> Halves | None:
+        """Returns the copy cut at a layer if it gives there what the network gives; remembered."""
+        if self._copy is None or not isinstance(self._copy.net, fx.GraphModule):
+            return None
+        if layer not in self._cuts:
+            self._cuts[layer] = None
+            with suppress(Exception):  # what cannot be cut or differs is left to the network itself
+                cut = halves(self._copy.net, self._copy.scorer, f"net.{layer}")
+                few = x[:2]
+                ours = self._at_cut(cut, layer, few, fast.mixed, None)
+                own = self._at_layer(layer, few, fast.mixed, None, None)
+                fast.difference(ours.activation, own.activation)
+                fast.difference(ours.scores, own.scores)
+                if (ours.grad - own.grad).norm() <= fast.TOLERANCE[own.grad.dtype] ** 0.5 * own.grad.norm():
+                    self._cuts[layer] = cut  # rounding turns a rectifier near 0 on or off, and single values with it
+        return self._cuts[layer]
+
+    def _at_cut(self, halves: Halves, layer: str, x: Tensor, loss: Loss, instead: Tensor | None) -> At:
+        def step(part: slice) -> At:
+            own, beside = halves.start(self._enter(x[part]))
+            leaf = _leaf(layer, own, None if instead is None else instead[part])
+            scores = halves.after(leaf.clone(), *beside)  # an in-place layer may follow
+            return _at(leaf, scores, loss(scores, part))
+
+        with torch.enable_grad():
+            return At(*map(torch.cat, zip(*self._chunked(len(x), step), strict=True)))
+
+    def _at_layer(self, layer: str, x: Tensor, loss: Loss, instead: Tensor | None, of: str | None) -> At:
         def step(part: slice) -> At:
             leaf, scores, out = run(part)
-            value = loss(out, part)
-            total = value.sum() + 0 * leaf.sum()  # so that there is a gradient where nothing depends on the layer
-            (grad,) = torch.autograd.grad(total, leaf)
-            return At(leaf.detach(), grad, scores.detach(), value.detach())
+            return _at(leaf, scores, loss(out, part))
 
         with self._cut(layer, x, instead, of) as run, torch.enable_grad():
             return At(*map(torch.cat, zip(*self._chunked(len(x), step), strict=True)))
@@ -237,12 +271,8 @@ class Torch(Backend):
         begins = slice(0)
 
         def cut(_module: nn.Module, _args: Any, out: Any) -> Any:
-            own = _tensor_of(out, layer).detach()
-            leaf = own if instead is None else instead[begins].detach().to(own)
-            if leaf.shape != own.shape:
-                given, wanted = (tuple(tensor.shape[1:]) for tensor in (leaf, own))
-                raise InputError(f"an activation of shape {given} for layer '{layer}'", f"give one of shape {wanted}")
-            cuts.append(leaf.requires_grad_())
+            leaf = _leaf(layer, _tensor_of(out, layer), None if instead is None else instead[begins])
+            cuts.append(leaf)
             live = leaf.clone()  # an in-place layer may follow
             return (live, *out[1:]) if isinstance(out, tuple) else live
 
@@ -283,7 +313,7 @@ class Torch(Backend):
             raise InputError(
                 f"the network cannot be copied: {type(error).__name__}: {error}", "keep locks and open files out of it"
             ) from error
-        twin._copy, twin._print, twin._optimize, twin._surveys = None, None, False, {}
+        twin._copy, twin._seen, twin._optimize, twin._surveys, twin._cuts = None, None, False, {}, {}
         return twin
 
     def parameter_layers(self, x: Tensor) -> list[str]:
@@ -334,7 +364,7 @@ class Torch(Backend):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves behind what was learned of the network: another process looks for itself."""
-        return self.__dict__ | {"_copy": None, "_print": None, "_surveys": {}}
+        return self.__dict__ | {"_copy": None, "_seen": None, "_surveys": {}, "_cuts": {}}
 
     def _survey(self, x: Tensor) -> Survey:
         """Watches one sample pass through the network; remembered until the network changes."""
@@ -392,6 +422,21 @@ class Torch(Backend):
 
 def _is_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _leaf(layer: str, own: Tensor, instead: Tensor | None) -> Tensor:
+    """Returns what a layer gives, or what is put in its place, for a gradient to be taken to."""
+    leaf = own.detach() if instead is None else instead.detach().to(own)
+    if leaf.shape != own.shape:
+        given, wanted = (tuple(tensor.shape[1:]) for tensor in (leaf, own))
+        raise InputError(f"an activation of shape {given} for layer '{layer}'", f"give one of shape {wanted}")
+    return leaf.requires_grad_()
+
+
+def _at(leaf: Tensor, scores: Tensor, value: Tensor) -> At:
+    total = value.sum() + 0 * leaf.sum()  # so that there is a gradient where nothing depends on the layer
+    (grad,) = torch.autograd.grad(total, leaf)
+    return At(leaf.detach(), grad, scores.detach(), value.detach())
 
 
 def _tensor_of(out: Any, layer: str = "") -> Any:

@@ -98,18 +98,23 @@ def last_grid(model: Model, x: Tensor, loss: Loss) -> Grid:
     if x.ndim != 4:
         raise InputError(f"samples of shape {tuple(x.shape[1:])} are not images: no layer has a grid over them", fix)
     shapes = model.layers()
-    grids = [found for name, shape in shapes.items() if (found := grid(name, shape, x.shape[2:])) is not None]
-    holders = set(model.parameter_layers())
-    anchor = next((i for i in reversed(range(len(grids))) if grids[i].layer in holders), None)
-    if anchor is None:
+    holders, behind = set(model.parameter_layers()), []
+    for name, shape in reversed(list(shapes.items())):
+        found = grid(name, shape, x.shape[2:])
+        if found is not None:
+            behind.append(found)
+            if name in holders:
+                break
+    else:
         raise InputError("no layer with parameters has a grid over the image", fix)
-    chosen = grids[anchor]
-    for later in grids[anchor + 1 :]:
-        if not later.over(chosen):
+    *later, chosen = behind
+    for end in reversed(later):
+        if not end.over(chosen):
             break
-        chosen = later
+        chosen = end
     if not chosen.extra:
         return chosen
+    grids = [found for name, shape in shapes.items() if (found := grid(name, shape, x.shape[2:])) is not None]
     blocks = [found for found in grids if found.over(chosen) and any(n.startswith(found.layer + ".") for n in shapes)]
     for candidate in (chosen, *reversed(blocks)):
         if _matters(model, x, loss, candidate):

@@ -27,7 +27,7 @@ from ironglass.core.results import (
     Score,
     Smoothed,
 )
-from ironglass.core.values import Avoid, Goal, Threat
+from ironglass.core.values import Avoid, Goal, Threat, finite
 from ironglass.models.adapter import Adapter
 from ironglass.models.meter import Meter
 from ironglass.models.session import Session
@@ -260,7 +260,7 @@ def _explain(model: Adapter, job: Job) -> Attribution:
     found = job.method.raw(session, job.x, target, **job.options)
     found = found if isinstance(found, Map) else Map(found)
     values = found.values
-    if len(values) != len(job.x) or not bool(values.isfinite().all()):
+    if len(values) != len(job.x) or not finite(values):
         raise MethodFailed(f"{job.method.card.name} returned a map of shape {tuple(values.shape)}, or one not finite")
     for name, extra in found.extras.items():
         if len(extra) != len(job.x):
@@ -379,7 +379,7 @@ def _like(found: Tensor, x: Tensor, job: Job) -> Tensor:
     if found.shape != x.shape or found.dtype != x.dtype:
         given, wanted = (f"{tuple(t.shape)} {t.dtype}" for t in (found, x))
         raise MethodFailed(f"{name} returned {given} for samples {wanted}")
-    if not bool(found.isfinite().all()):
+    if not finite(found):
         raise MethodFailed(f"{name} returned samples that are not finite")
     return found.detach()
 

@@ -13,6 +13,7 @@ from ironglass.core.errors import AccessError, InputError, IronglassError, Metho
 from ironglass.core.method import Method
 from ironglass.core.results import Cost
 from ironglass.core.uncertainty import Uncertainty
+from ironglass.core.values import finite
 from ironglass.models.adapter import check_samples, wrap
 from ironglass.models.joint import ensemble
 from ironglass.ops.uncertainty import Parts, Predicted, parts
@@ -54,7 +55,7 @@ def run_uncertainty(method: Method[Any], model: object, x: Tensor, /, **options:
     except Exception as error:
         raise MethodFailed(f"{card.name} failed: {type(error).__name__}: {error}") from error
     whole = Parts(*(torch.cat(each) for each in zip(*found, strict=True)))
-    if not all(bool(part.isfinite().all()) for part in whole):
+    if not all(finite(part) for part in whole):
         raise InputError("the model's predictions are not finite", "look at its outputs for these samples")
     return Uncertainty(
         x=x,

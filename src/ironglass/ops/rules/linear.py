@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ironglass.core.errors import InputError
 
@@ -86,8 +87,13 @@ def _tuple(value: Any, size: int) -> Any:
 
 
 def over(a: Tensor, b: Tensor) -> Tensor:
-    """Returns ``a / b``, and 0 where b is 0: no contributions, nothing to share out. It may overwrite both."""
-    return a.div_(b.masked_fill_(b == 0, torch.inf))
+    """Returns ``a / b``, and 0 where b is 0: no contributions, nothing to share out. It may overwrite both.
+
+    Args:
+        a: what is shared out.
+        b: sums of contributions of one sign, at least 0.
+    """
+    return a.div_(F.threshold(b, 0, torch.inf, inplace=True))  # a mask costs an unforeseen branch a value
 
 
 def _part(bias: Tensor | None, sign: int) -> Tensor | None:
@@ -96,6 +102,11 @@ def _part(bias: Tensor | None, sign: int) -> Tensor | None:
 
 def _signed(x: Tensor) -> bool:
     return bool(x.amin() < 0)
+
+
+def _signs(x: Tensor) -> Tensor:
+    """Returns -1 where a value is negative, else 1."""
+    return torch.copysign(torch.ones((), dtype=x.dtype, device=x.device), x)
 
 
 def contributions(layer: Layer, sign: Literal[1, -1], signed: bool) -> Tensor:
@@ -142,12 +153,13 @@ class Gamma:
         bias = None if layer.bias is None else layer.bias.abs().mul_(b)
         total = layer.run(layer.x.abs() if signed else layer.x, weight, bias).add_(z.abs(), alpha=a)
         share = z / total.clamp_min_(torch.finfo(z.dtype).tiny)  # 0 / 0: no contributions, nothing to share out
-        agreeing, seed = share * grad, share.abs().mul_(grad)
-        if not signed and torch.equal(agreeing, seed):  # relevance comes to positive outputs alone, as from a ReLU
-            return layer.adjoint(weight.add_(layer.weight, alpha=a), seed)
+        agreeing, negative = share * grad, share.clamp(max=0).mul_(grad)
+        if not signed and float(negative.amin()) == float(negative.amax()) == 0:  # as behind a ReLU
+            return layer.adjoint(weight.add_(layer.weight, alpha=a), agreeing)
+        seed = negative.mul_(-2).add_(agreeing)
         favoured = layer.adjoint(weight, agreeing)
         if signed:
-            favoured.mul_(torch.where(layer.x < 0, -1.0, 1.0))
+            favoured.mul_(_signs(layer.x))
         return favoured.add_(layer.adjoint(layer.weight, seed), alpha=a)
 
 
@@ -171,16 +183,58 @@ class AlphaBeta:
 
     def pull(self, layer: Layer, z: Tensor, grad: Tensor) -> Tensor:
         """Returns the modified gradient of the inputs."""
-        signed, relevance = _signed(layer.x), z * grad
+        signed = _signed(layer.x)
+        if (signed or self.beta) and layer.weight[0].numel() >= MANY:
+            found = self._by_sizes(layer, z, grad, signed)
+            if found is not None:
+                return found
+        relevance = z * grad
         up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
         for_ = over(relevance * self.alpha, contributions(layer, 1, signed))
-        against = over(relevance * -self.beta, contributions(layer, -1, signed)) if self.beta else None
+        against = over(relevance * self.beta, contributions(layer, -1, signed).neg_()) if self.beta else None
 
         def pulled(up: Tensor, down: Tensor) -> Tensor:
             found = layer.adjoint(up, for_)
             return found if against is None else found.add_(layer.adjoint(down, against))
 
         return torch.where(layer.x < 0, pulled(down, up), pulled(up, down)) if signed else pulled(up, down)
+
+    def _by_sizes(self, layer: Layer, z: Tensor, grad: Tensor, signed: bool) -> Tensor | None:
+        r"""Returns the same by two convolutions each way, or None where a sum would be lost in a difference.
+
+        With :math:`t_j = \sum_i |c_{ij}|` the sums are :math:`z^\pm = (z \pm t) / 2`, with :math:`r = z / t` parts
+        :math:`(1 \pm r) / 2` of it; and what is shared out by :math:`c^\pm = (c \pm |c|) / 2` is shared by :math:`c`
+        and :math:`|c|` alone, of inputs of any sign.
+        """
+        sizes, bias = layer.weight.abs(), None if layer.bias is None else layer.bias.abs()
+        total = layer.run(layer.x.abs() if signed else layer.x, sizes, bias)
+        ratio = z / total.clamp_min_(torch.finfo(z.dtype).tiny)
+        if not self._clear(ratio) and not self._clear(ratio.masked_fill_(grad == 0, 0)):
+            return None
+        shared = ratio * grad
+        if self.beta:  # as alpha - beta = 1, alpha / (1 + r) +- beta / (1 - r) over one denominator
+            both, one = self.alpha + self.beta, torch.ones((), dtype=z.dtype, device=z.device)
+            shared.div_(torch.addcmul(one, ratio, ratio, value=-1))
+            even = (both - ratio).mul_(shared)
+            odd = torch.add(one, ratio, alpha=-both).mul_(shared)
+        else:
+            even = odd = shared.div_(ratio.add_(1))
+        favoured = layer.adjoint(sizes, odd)
+        if signed:
+            favoured.mul_(_signs(layer.x))
+        return favoured.add_(layer.adjoint(layer.weight, even))
+
+    def _clear(self, ratio: Tensor) -> bool:
+        """Whether the sums that are needed come out of their difference with few digits lost."""
+        least, most = float(ratio.amin()), float(ratio.amax())
+        return least > CLEAR - 1 and (not self.beta or most < 1 - CLEAR)
+
+
+CLEAR = 1e-2
+"""How much of all contributions those of one sign must be to be told by a difference."""
+
+MANY = 32
+"""Of how many contributions that is likely."""
 
 
 @dataclass(frozen=True, slots=True)
