@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,19 +66,28 @@ def lipschitz() -> None:
 
 
 def clever() -> None:
-    net, x, y = right("kw_mnist", 4)
+    seqnet = importlib.import_module("seqnet")
+    data = np.load(DATA / "mnist.npz")
+    images = torch.from_numpy(data["x_test"][:20]).float().reshape(-1, 1, 28, 28) / 255
+    labels = torch.from_numpy(data["y_test"][:20]).long()
+    for name in ("mnist_kw_0.1", "mnist_conv_small_nat", "lirpa_mnist_fc3"):
+        net = seqnet.load(DATA / "models" / f"{name}.npz")[0].eval()
+        kept = (net(images).argmax(1) == labels).nonzero()[:6, 0]
+        beside_attacks(name, net, images[kept], labels[kept])
+
+
+def beside_attacks(name: str, net: nn.Module, x: Tensor, y: Tensor) -> None:
     for norm, make, reach in (("l2", ig.L2, 5.0), ("linf", ig.Linf, 0.3)):
         least = torch.full((len(x),), torch.inf)
-        for attack in ("fmn", "deepfool"):
+        for attack in ("fmn", "deepfool", "ddn") if norm == "l2" else ("fmn", "deepfool"):
             found = getattr(ig.attack, attack)(net, x, y, make(float("inf")))
             least = torch.where(found.success, least.minimum(found.distance), least)
-        for radii in (1, 5):
+        for radii in (1, 3, 6):
             options = {"batches": 30, "samples": 128, "targets": 3, "radii": radii}
             found, seconds = timed(ig.certify.clever, net, x, y, make(reach), **options)
             share = float(found.radius.mean() / least.mean())
             print(
-                f"| kw_mnist, {norm}, radii={radii} | {share:.2f} of the attack | {seconds / len(x):.1f} s |",
-                flush=True,
+                f"| {name}, {norm}, radii={radii} | {share:.2f} of the attack | {seconds / len(x):.1f} s |", flush=True
             )
         try:
             from art.estimators.classification import PyTorchClassifier
@@ -92,7 +102,7 @@ def clever() -> None:
             found, seconds = [*found, float(one)], seconds + spent
         share = sum(found) / float(least[:2].sum())
         print(
-            f"| kw_mnist, {norm}, ART clever_u, 9 targets | {share:.2f} of the attack | {seconds / 2:.1f} s |",
+            f"| {name}, {norm}, ART clever_u, 9 targets | {share:.2f} of the attack | {seconds / 2:.1f} s |",
             flush=True,
         )
 

@@ -293,6 +293,53 @@ def test_rounding_that_always_goes_one_way_stays_inside(dtype: torch.dtype) -> N
     assert bool(((scores.lower <= total) & (total <= scores.upper)).all())
 
 
+def in_order(x: Tensor, weight: Tensor, order: Tensor) -> Tensor:
+    """``W x`` in float32, added one after the other: ``order`` says for each output which product comes when."""
+    total = torch.zeros(len(x), len(weight))
+    for places in order.T:
+        total = total + x[:, places] * weight.gather(1, places[:, None])[:, 0]
+    return total
+
+
+def lost_by(weight: Tensor, low: Tensor, high: Tensor, dtype: torch.dtype) -> Tensor:
+    layer = nn.Linear(weight.shape[1], len(weight), bias=False).requires_grad_(False)
+    layer.weight.copy_(weight)
+    step = capture(layer, low, dtype).steps[1]
+    return bounds_module.rounding(step, [Interval(low.to(dtype), high.to(dtype))], rows=True)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("signs", ["positive", "mixed", "many zeros"])
+def test_what_rows_allow_for_covers_any_order(dtype: torch.dtype, signs: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    weight, x = torch.randn(5, 300, generator=generator), torch.rand(7, 300, generator=generator)
+    x = x - 0.5 if signs == "mixed" else x * (torch.rand(300, generator=generator) < 0.2) if "zeros" in signs else x
+    terms = weight * x.mean(0)
+    exact = x.double() @ weight.double().T
+    most = lost_by(weight, x.amin(0, True), x.amax(0, True), dtype)
+    worst = torch.zeros(())
+    for order in (
+        terms.argsort(1), terms.argsort(1, descending=True), terms.abs().argsort(1, descending=True),
+        torch.randperm(300, generator=generator).expand(5, -1),
+    ):  # fmt: skip
+        lost = (in_order(x, weight, order).double() - exact).abs()
+        worst = torch.maximum(worst, (lost / most).max())
+        assert bool((lost <= most).all())
+    assert worst > 1e-3  # the orders do lose
+
+
+@pytest.mark.parametrize("zeros", [0, 3000])
+def test_what_rows_allow_for_is_nearly_reached(zeros: int) -> None:
+    """To 1 are added many halves of its last place, and each is lost; zeros between lose nothing more."""
+    weight = torch.ones(1, 3001 + zeros)
+    x = torch.full((1, 3001 + zeros), 2.0**-24)
+    x[0, 0], x[0, 3001:] = 1.0, 0.0
+    seen = in_order(x, weight, torch.arange(weight.shape[1])[None])
+    assert float(seen) == 1.0
+    lost, most = float(x.double().sum()) - 1.0, float(lost_by(weight, x, x, torch.float64))
+    assert 0.97 * most < lost <= most
+
+
 def test_intervals_without_rounding_would_miss_some_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds_module, "gamma", lambda terms, eps: 0.0)
     monkeypatch.setattr(torch, "nextafter", lambda x, _: x)

@@ -15,6 +15,7 @@ from ironglass.core.values import Bounds, Threat
 from ironglass.ops import lp
 from ironglass.ops.balls import sample_ball
 from ironglass.ops.extremes import limit_of_maxima
+from ironglass.ops.shells import Shells
 
 _HELD = 1 << 24
 """How many values of gradients are held at a time."""
@@ -38,18 +39,21 @@ def clever(
     samples: int = 256,
     targets: int = 10,
     target: int | None = None,
-    radii: int = 1,
+    radii: int = 3,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
     r"""Estimate the distance to the nearest other class from how steep the margin gets within ``threat.eps``.
 
-    For the margin :math:`g_j = z_y - z_j` and the dual norm q, taken over the values that may move, the radius
+    For the margin :math:`g_j = z_y - z_j`, let :math:`L_j(R) = \max_{x' \in B_p(x, R)} \|\nabla g_j(x')\|_q` with the
+    dual norm q, taken over the values that may move. On the way to any point of the ball the margin falls by no more
+    than that at each distance, so the radius
 
-    .. math:: \min_j \min\!\left(\frac{g_j(x)}{\max_{x' \in B_p(x, R)} \|\nabla g_j(x')\|_q},\; R\right)
+    .. math:: \min_j \max \Bigl\{ r \le \varepsilon : \int_0^r L_j(t)\,\mathrm{d}t \le g_j(x) \Bigr\}
 
-    is safe, for every R: the paper takes ``threat.eps``. In a large ball the gradient gets steeper than it is anywhere
-    near x, in a small one R itself is the limit; with ``radii`` above 1 the R at which both agree is looked for by
-    bisection, each sample on its own, and the largest radius counts.
+    is safe. With one of the ``radii``, L is taken to be :math:`L_j(\varepsilon)` everywhere and this is the paper's
+    :math:`\min_j \min(g_j / L_j(\varepsilon), \varepsilon)`. In a large ball the gradient gets steeper than it is
+    anywhere near x; so each further radius cuts the shell that may gain most in two, each sample on its own, and in a
+    shell L is that of its outer end.
 
     The maximum is not known: it is the end point of a reverse Weibull distribution, fitted by maximum likelihood to the
     largest gradient norm of each of many batches of points, drawn uniformly from the ball and clipped to the bounds.
@@ -64,7 +68,7 @@ def clever(
         batches: how many maxima the distribution is fitted to; the paper takes 500.
         samples: points in each batch; the paper takes 1024.
         targets: how many other classes compete, those with the largest scores at x; the estimate is over them alone.
-        radii: how many R to try, the first being ``threat.eps``.
+        radii: how many R to look at, the first being ``threat.eps``; the paper takes that one alone.
         target: estimate the distance to this class only; samples of this class get the radius 0.
         seed: of the points.
 
@@ -85,25 +89,20 @@ def clever(
     scores = model.scores(x)
     rivals = _rivals(scores, y, targets, target)
     margin = scores.gather(1, y[:, None]) - scores.gather(1, rivals)
-    classes, draws = torch.cat([y[:, None], rivals], 1), model.draws(seed)
+    probe = _Probe(model, x, torch.cat([y[:, None], rivals], 1), threat)
+    draws, rows = model.draws(seed), torch.arange(len(x), device=x.device)
     reach = torch.full((len(x),), threat.eps, dtype=torch.float64, device=x.device)
-    best, quality, far = torch.full_like(reach, -1.0), torch.zeros_like(reach), reach.clone()
-    rows = torch.arange(len(x), device=x.device)
-    for _ in range(radii):
-        steepest = _maxima(model, draws, x, classes, threat, reach, rows, batches, samples)
-        slope, fit = limit_of_maxima(steepest)
-        lead = margin[rows]
-        radius = torch.where(lead > 0, lead.double() / slope, 0.0).nan_to_num(nan=0.0)
-        limited, nearest = radius.amin(1), radius.argmin(1, keepdim=True)
-        better = limited.minimum(reach[rows]) > best[rows]
-        best[rows] = torch.where(better, limited.minimum(reach[rows]), best[rows])
-        quality[rows] = torch.where(better, fit.gather(1, nearest)[:, 0], quality[rows])
-        far[rows] = torch.where(limited < reach[rows], reach[rows], far[rows])
-        rows = rows[(best[rows] > 0) & (best[rows] < 0.95 * far[rows])]
-        reach[rows] = (best[rows] * far[rows]).sqrt()
+    found = limit_of_maxima(probe.maxima(draws, reach, rows, batches, samples))
+    shells = Shells(margin.double(), reach[:, None], *(part[..., None] for part in found))
+    centre = probe.norms(x, rows).double() if radii > 1 else None
+    for _ in range(radii - 1):
+        assert centre is not None
+        rows, reach = shells.next(centre)
         if not len(rows):
             break
-    return best.to(x.dtype), quality.to(x.dtype)
+        shells.add(rows, reach, *limit_of_maxima(probe.maxima(draws, reach, rows, batches, samples)))
+    radius, quality = shells.nearest()
+    return radius.to(x.dtype), quality.to(x.dtype)
 
 
 def _rivals(scores: Tensor, y: Tensor, targets: int, target: int | None) -> Tensor:
@@ -114,41 +113,56 @@ def _rivals(scores: Tensor, y: Tensor, targets: int, target: int | None) -> Tens
     return others.topk(min(targets, scores.shape[1] - 1), dim=1).indices
 
 
-def _maxima(
-    model: Model,
-    draws: Draws,
-    x: Tensor,
-    classes: Tensor,
-    threat: Threat,
-    reach: Tensor,
-    wanted: Tensor,
-    batches: int,
-    samples: int,
-) -> Tensor:
-    """The largest gradient norm of each margin in each batch, float64 ``(n, k, batches)``, of the wanted rows.
+class _Probe:
+    """How steep the margins of some samples over other classes are.
 
-    Points are drawn from balls of radius ``reach`` ``(N,)``.
+    Args:
+        model: that is probed.
+        x: the samples ``(N, *shape)``.
+        classes: the label and its rivals ``(N, k + 1)``.
+        threat: its norm and mask count.
     """
-    order = float({"l1": 1, "l2": 2, "linf": torch.inf}[lp.dual(threat.norm)])
-    free = None if threat.mask is None else (threat.mask != 0).expand(len(x), *x.shape[1:]).flatten(1)
-    values = x[0].numel() * classes.shape[1]
-    points = max(1, min(samples, _HELD // values))
-    group = max(1, _HELD // (values * points))
-    largest = torch.zeros(len(x), classes.shape[1] - 1, batches, dtype=torch.float64, device=x.device)
-    unit, everywhere = replace(threat, eps=1.0), Bounds(-torch.inf, torch.inf)
-    for rows in torch.split(wanted, group):
-        limits, scale = unit.take(rows), reach[rows].to(x).reshape(-1, *(1,) * x.ndim)
-        for batch in range(batches):
-            for first in range(0, samples, points):
-                count = min(points, samples - first)
-                moves = sample_ball(draws, torch.zeros_like(x[rows]), limits, everywhere, rows, count)
-                near = (x[rows, None] + scale * moves).clamp_(model.bounds.low, model.bounds.high)
-                near = torch.where(moves == 0, x[rows, None], near).flatten(0, 1)  # outside the mask nothing moves
-                spread = rows.repeat_interleave(count)
-                gradients = model.jacobian(near, spread, classes[spread])[1].flatten(2)
-                slopes = gradients[:, :1] - gradients[:, 1:]
-                slopes = slopes if free is None else slopes * free[spread, None]
-                norms = torch.linalg.vector_norm(slopes, order, 2)
-                found = norms.double().reshape(len(rows), count, -1).amax(1)
-                largest[rows, :, batch] = torch.maximum(largest[rows, :, batch], found)
-    return largest[wanted]
+
+    def __init__(self, model: Model, x: Tensor, classes: Tensor, threat: Threat) -> None:
+        self.model, self.x, self.classes, self.threat = model, x, classes, threat
+        self.order = float({"l1": 1, "l2": 2, "linf": torch.inf}[lp.dual(threat.norm)])
+        self.free = None if threat.mask is None else (threat.mask != 0).expand(len(x), *x.shape[1:]).flatten(1)
+
+    def norms(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Returns the norms of the margins' gradients at points ``(n, *shape)`` of samples: ``(n, k)``."""
+        gradients = self.model.jacobian(points, rows, self.classes[rows])[1].flatten(2)
+        slopes = gradients[:, :1] - gradients[:, 1:]
+        slopes = slopes if self.free is None else slopes * self.free[rows, None]
+        norms: Tensor = torch.linalg.vector_norm(slopes, self.order, 2)
+        return norms
+
+    def maxima(self, draws: Draws, reach: Tensor, wanted: Tensor, batches: int, samples: int) -> Tensor:
+        """Returns the largest norm of each margin's gradient in each batch, float64 ``(n, k, batches)``.
+
+        Args:
+            draws: the samples' random streams.
+            reach: the radius of the ball that points are drawn from, for each wanted sample ``(n,)``.
+            wanted: which samples ``(n,)``.
+            batches: how many.
+            samples: points in each.
+        """
+        model, x = self.model, self.x
+        values = x[0].numel() * self.classes.shape[1]
+        points = max(1, min(samples, _HELD // values))
+        group = max(1, _HELD // (values * points))
+        unit, everywhere = replace(self.threat, eps=1.0), Bounds(-torch.inf, torch.inf)
+        parts = []
+        for rows, far in zip(torch.split(wanted, group), torch.split(reach, group), strict=True):
+            limits, scale = unit.take(rows), far.to(x).reshape(-1, *(1,) * x.ndim)
+            largest = x.new_zeros(len(rows), self.classes.shape[1] - 1, batches, dtype=torch.float64)
+            for batch in range(batches):
+                for first in range(0, samples, points):
+                    count = min(points, samples - first)
+                    moves = sample_ball(draws, torch.zeros_like(x[rows]), limits, everywhere, rows, count)
+                    near = (x[rows, None] + scale * moves).clamp_(model.bounds.low, model.bounds.high)
+                    near = torch.where(moves == 0, x[rows, None], near).flatten(0, 1)  # outside the mask nothing moves
+                    norms = self.norms(near, rows.repeat_interleave(count)).double()
+                    found = norms.reshape(len(rows), count, -1).amax(1)
+                    largest[..., batch] = torch.maximum(largest[..., batch], found)
+            parts.append(largest)
+        return torch.cat(parts)

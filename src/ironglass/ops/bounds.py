@@ -34,6 +34,8 @@ from .graph import Absolute, Affine, Cat, Graph, Monotone, Product, Step, Sum, V
 
 SPARE = 10
 """Roundings beside the products of a sum: bias, splitting into midpoint and radius, putting together, constants."""
+FEW = 6
+"""Roundings of one product in the network: its own, and those of a weight that a batch norm is folded into."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,6 +218,8 @@ def rounding(step: Step, inputs: list[Interval], rows: bool = False) -> Tensor:
     """
     op, dtype = step.op, inputs[0].lower.dtype
     if isinstance(op, Affine) and op.terms:
+        if rows and op.form in ("matrix", "kernel"):
+            return _summed(step, op, inputs[0])
         delta, _ = _slack(step, op.terms, dtype)
         if rows:
             delta = gamma(op.terms + SPARE, eps_of(step.dtype)) + gamma((op.back or op.terms) + SPARE, eps_of(dtype))
@@ -229,6 +233,35 @@ def rounding(step: Step, inputs: list[Interval], rows: bool = False) -> Tensor:
         delta, _ = _slack(step, 1, dtype)
         return _finite(op(*(value.largest() for value in inputs)) * delta + _tiny(step), step, delta)
     return inputs[0].lower.new_zeros(())
+
+
+def _summed(step: Step, op: Affine, x: Interval) -> Tensor:
+    r"""What sums of products over a step's inputs lose in the network, and products of rows with it in these bounds.
+
+    A sum in any order is a tree of additions, and is off by the sum of what they lose, each at most u times its exact
+    result. That is no larger than all positive terms together or all negative ones, but for what was lost before, at
+    most :math:`\gamma_n S` with S the sum of absolute values. Adding 0 loses nothing, so only the n inputs count that
+    may be anything else:
+
+    .. math:: n u\,(M + \gamma_n S), \qquad M = \tfrac12 \bigl(|W|\,(x^+ + x^-) + |W (x^+ - x^-)|\bigr)
+
+    with :math:`x^+` the most that x is above 0 and :math:`x^-` below it. Products, and weights that a batch norm is
+    folded into, lose a few units of S on top.
+    """
+    above, below = x.upper.clamp(min=0), (-x.lower).clamp(min=0)
+    network, ours = eps_of(step.dtype), eps_of(x.lower.dtype)
+    size = op.size if op.size is None or op.form == "matrix" else op.size.reshape(-1, *(1,) * (x.lower.ndim - 2))
+    largest = op.absolute(x.largest(), op.size)
+    whole = largest if bool((x.lower >= 0).all()) else op.absolute(above + below, op.size)
+    most = (whole + op.map(above - below, op.weight, None).abs()) / 2 + (0 if size is None else size / 2)
+    most = torch.where(most < largest, most, largest)
+    most = most + whole * (gamma(op.terms + SPARE, network) + gamma(op.terms + SPARE, ours))
+    there = ((x.lower != 0) | (x.upper != 0)).to(x.lower.dtype)  # NaN is there
+    count = there.sum(-1, keepdim=True) if op.form == "matrix" else op.map(there, torch.ones_like(op.weight), None)
+    each = gamma(FEW, network) + gamma((op.back or op.terms) + SPARE, ours)
+    lost = (op.weight.detach().abs().amax() + 1) * (op.terms * _tiny(step))
+    found = most * ((count.detach().round() + 2) * (network / 2)) + largest * each + lost
+    return found.masked_fill(~(largest < torch.finfo(step.dtype).max / 8), torch.nan)
 
 
 def _offset(step: Step, op: Affine, delta: float) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from ironglass.core.errors import InputError
 from ironglass.core.method import train
 from ironglass.core.training import Batch, RampName, Recipe, ScheduleName, Student
 from ironglass.core.values import Threat
 from ironglass.ops.training.lines import convex_margins
+from ironglass.ops.training.proven import mixed
 
 
 @train(
@@ -75,15 +75,10 @@ def convex_training(
     if not 0 <= kappa <= 1:
         raise InputError(f"kappa={kappa}", "0 ≤ kappa ≤ 1")
 
-    def loss(student: Student, batch: Batch) -> Tensor:
-        weight = 1 + (kappa - 1) * batch.grown
-        value = F.cross_entropy(student(batch.x), batch.y) if weight else batch.x.new_zeros(())
-        if not batch.grown or weight == 1:
-            return value
-        margins = convex_margins(student, batch.x, batch.y, batch.allowed())
-        return weight * value + (1 - weight) * F.cross_entropy(-margins, batch.y)
+    def margins(student: Student, batch: Batch) -> Tensor:
+        return convex_margins(student, batch.x, batch.y, batch.allowed())
 
     return Recipe(
-        loss=loss, epochs=epochs, batch=batch, lr=lr, schedule=schedule, warm=warm, ramp=ramp, shape=shape,
-        train_eps=train_eps, clip=clip, by="certified", certificate="fast_lin", seed=seed,
+        loss=mixed(kappa, margins), epochs=epochs, batch=batch, lr=lr, schedule=schedule, warm=warm, ramp=ramp,
+        shape=shape, train_eps=train_eps, clip=clip, by="certified", certificate="fast_lin", seed=seed,
     )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from ironglass.core.errors import InputError
 from ironglass.core.method import train
@@ -11,6 +10,7 @@ from ironglass.core.training import Batch, RampName, Recipe, ScheduleName, Stude
 from ironglass.core.values import Threat
 from ironglass.ops.training.bounds import interval_margins, least_margins
 from ironglass.ops.training.lines import crown_ibp_margins
+from ironglass.ops.training.proven import mixed
 
 
 @train(
@@ -76,20 +76,14 @@ def crown_ibp_training(
     if not (0 <= kappa <= 1 and 0 <= beta <= 1):
         raise InputError(f"kappa={kappa}, beta={beta}", "both in [0, 1]")
 
-    def loss(student: Student, batch: Batch) -> Tensor:
-        weight, share = 1 + (kappa - 1) * batch.grown, 1 + (beta - 1) * batch.grown
-        value = F.cross_entropy(student(batch.x), batch.y) if weight else batch.x.new_zeros(())
-        if not batch.grown or weight == 1:
-            return value
-        if share:
-            margins, graph, values = crown_ibp_margins(student, batch.x, batch.y, batch.allowed())
-            if share < 1:
-                margins = share * margins + (1 - share) * least_margins(graph, values, batch.y)
-        else:
-            margins = interval_margins(student, batch.x, batch.y, batch.allowed())
-        return weight * value + (1 - weight) * F.cross_entropy(-margins, batch.y)
+    def margins(student: Student, batch: Batch) -> Tensor:
+        share = 1 + (beta - 1) * batch.grown
+        if not share:
+            return interval_margins(student, batch.x, batch.y, batch.allowed())
+        found, graph, values = crown_ibp_margins(student, batch.x, batch.y, batch.allowed())
+        return found if share >= 1 else share * found + (1 - share) * least_margins(graph, values, batch.y)
 
     return Recipe(
-        loss=loss, epochs=epochs, batch=batch, lr=lr, schedule=schedule, warm=warm, ramp=ramp, shape=shape,
-        train_eps=train_eps, clip=clip, by="certified", certificate="crown_ibp", seed=seed,
+        loss=mixed(kappa, margins), epochs=epochs, batch=batch, lr=lr, schedule=schedule, warm=warm, ramp=ramp,
+        shape=shape, train_eps=train_eps, clip=clip, by="certified", certificate="crown_ibp", seed=seed,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from ironglass.ops.linear import lower
 from ironglass.ops.linear.sharpening import sharpened
 
 from .lined import ByStep, Lined, lined
+from .narrow import narrowed
 from .problem import Budget, Problem, Settled
 from .rebound import applies, by_pieces
 from .signs import Effort, Search
@@ -43,6 +44,7 @@ def by_signs(
     """
     effort = effort or Effort()
     with torch.no_grad():
+        graph, values = narrowed(graph, values)
         net = _sharpened(problem, lined(graph, problem.start, values), effort)
         search = Search(problem, net, witness, budget, effort)
         if not applies(search):
@@ -64,4 +66,5 @@ def _sharpened(problem: Problem, net: Lined, effort: Effort) -> Lined:
         return net
     picked = {index: row[:, still.repeat_interleave(problem.limits.shape[1])] for index, row in tape.items()}
     values = sharpened(net.start, net.relaxed, picked, steps=effort.inner, share=1.0)
-    return lined(net.relaxed.graph, net.start, values)
+    graph, values = narrowed(net.relaxed.graph, values)
+    return lined(graph, net.start, values)

@@ -236,7 +236,8 @@ def _tightened(start: Interval, relaxed: Relaxed, index: int, which: Tensor) -> 
     count = which.sum(1)
     places = which.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
     if supported(relaxed.graph, index):
-        return tightened(start, relaxed, index, places, window_bounds, count=count.tolist())
+        bounding = partial(window_bounds, matrices={})
+        return tightened(start, relaxed, index, places, bounding, count=count.tolist())
     return tightened(start, relaxed, index, places, partial(row_bounds, lower))
 
 

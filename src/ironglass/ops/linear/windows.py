@@ -29,6 +29,10 @@ _DENSER = 12
 """How many times more products a matrix may take than the convolution it stands for."""
 
 
+Matrices = dict[tuple[int, tuple[int, int]], Tensor]
+"""By step and window size, the matrix that stands for a convolution of such a window: the same for all samples."""
+
+
 class Walk(NamedTuple):
     """Where windows lie: at ``stride * position - offset``, of this size; a pair each."""
 
@@ -93,7 +97,9 @@ def supported(graph: Graph, index: int) -> bool:
     return len(step.shape) == 3 and not isinstance(step.op, Nonlinear) and bool(step.inputs) and _walks(graph, step)
 
 
-def window_bounds(start: Interval, relaxed: Relaxed, index: int, places: Tensor) -> tuple[Tensor, Tensor]:
+def window_bounds(
+    start: Interval, relaxed: Relaxed, index: int, places: Tensor, matrices: Matrices | None = None
+) -> tuple[Tensor, Tensor]:
     """Returns lower bounds of some of a step's values, and of their negatives, float64 ``(N, k)`` each.
 
     Args:
@@ -101,8 +107,9 @@ def window_bounds(start: Interval, relaxed: Relaxed, index: int, places: Tensor)
         relaxed: of the graph on it.
         index: of the step, with values ``(C, H, W)``.
         places: in the flattened values ``(N, k)``.
+        matrices: that were made before; new ones are added.
     """
-    graph = relaxed.graph
+    graph, matrices = relaxed.graph, {} if matrices is None else matrices
     channels, height, width = graph.steps[index].shape
     area = height * width
     maps = _Maps(places % area, (height, width))
@@ -140,7 +147,7 @@ def window_bounds(start: Interval, relaxed: Relaxed, index: int, places: Tensor)
                     total = total - _dot(rows.values.abs(), each)
                 if loss.bias is not None:
                     total = total + _dot(rows.values, maps.read(loss.bias, rows.walk))
-            parts = _back(graph, step, rows, maps)
+            parts = _back(graph, at, rows, maps, matrices)
         for i, part in zip(step.inputs, parts, strict=True):
             if i in waiting:
                 waiting[i] = _joined(waiting[i], part)
@@ -172,11 +179,12 @@ def _covers(walk: Walk, shape: tuple[int, ...]) -> bool:
     return len(shape) != 3 or math.prod(walk.size) > _COVERS * math.prod(shape[1:])
 
 
-def _back(graph: Graph, step: Step, rows: _Rows, maps: _Maps) -> list[_Rows]:
+def _back(graph: Graph, index: int, rows: _Rows, maps: _Maps, matrices: Matrices) -> list[_Rows]:
     """The rows of a linear step's inputs."""
+    step = graph.steps[index]
     op = step.op
     if isinstance(op, Affine) and op.stencil is not None:
-        found = _convolved(op, rows)
+        found = _convolved(op, rows, index, matrices)
         before = graph.steps[step.inputs[0]]
         if any(found.walk.offset) and not (isinstance(before.op, Nonlinear) or not before.inputs):
             inside = maps.read(found.values.new_ones(1, *before.shape), found.walk)
@@ -194,7 +202,7 @@ def _back(graph: Graph, step: Step, rows: _Rows, maps: _Maps) -> list[_Rows]:
     return [replace(rows, values=rows.values * factor) for factor in op.factors]
 
 
-def _convolved(op: Affine, rows: _Rows) -> _Rows:
+def _convolved(op: Affine, rows: _Rows, index: int, matrices: Matrices) -> _Rows:
     """Windows on the map before a convolution: by the matrix of its walk over one window, or by the transpose."""
     assert op.stencil is not None
     stride, padding, dilation, groups = op.stencil
@@ -210,8 +218,10 @@ def _convolved(op: Affine, rows: _Rows) -> _Rows:
         return F.conv_transpose2d(windows, op.weight, None, stride, 0, 0, groups, dilation)
 
     if dense <= _DENSER * products and len(flat) > flat[0].numel():
-        eye = torch.eye(flat[0].numel(), dtype=flat.dtype, device=flat.device).reshape(-1, *flat.shape[1:])
-        matrix = turned(eye)
+        matrix = matrices.get((index, size))
+        if matrix is None:
+            eye = torch.eye(flat[0].numel(), dtype=flat.dtype, device=flat.device)
+            matrix = matrices[index, size] = turned(eye.reshape(-1, *flat.shape[1:]))
         found = (flat.flatten(1) @ matrix.flatten(1)).reshape(-1, *matrix.shape[1:])
     else:
         found = turned(flat)
