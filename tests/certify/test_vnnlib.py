@@ -89,7 +89,7 @@ def test_time_that_runs_out_is_a_timeout_and_an_operator_without_bounds_unknown(
     worst = float((net(points)[:, 0] - net(points)[:, 1]).min())
     prop = save_property(tmp_path / "p.vnnlib", LOW, HIGH, 3, [margin_text(0, 1, worst - 0.1)])
     ticks = iter(range(10**9))
-    verdict = ig.certify.vnnlib(file, prop, time=70, clock=lambda: float(next(ticks)))
+    verdict = ig.certify.vnnlib(file, prop, time=20, clock=lambda: float(next(ticks)))
     assert (verdict.outcome, len(verdict.x)) == ("timeout", 0)
     assert "within the time" in verdict.sentence
 
