@@ -150,6 +150,7 @@ class RandomDirections:
         point, dims = at.point, at.dims()
         squares = dims / _area(point.shape[1:], self.tile)
         count = (at.left.clamp(min=0) // per).clamp(max=self.count)
+        whole = bool((count == self.count).all())
         total: Tensor | None = None
         level, drift = point.new_zeros(len(point)), torch.zeros_like(point.flatten(1)) if self.center else point
         for start in range(0, self.count, width):
@@ -171,13 +172,16 @@ class RandomDirections:
             elif self.needs_base:
                 assert at.base is not None
                 change = change - at.base[:, None]
-            asked = torch.arange(size, device=move.device) < here[:, None]
-            change = torch.where(asked.reshape(*asked.shape, *(1,) * (change.ndim - 2)), change, 0).to(move.dtype)
+            change = change.to(move.dtype)
+            if not whole:
+                asked = torch.arange(size, device=move.device) < here[:, None]
+                change = torch.where(asked.reshape(*asked.shape, *(1,) * (change.ndim - 2)), change, 0)
             if self.vote:
                 change, move = change.sign(), move.sign()
             if self.center:
                 level += change.sum(1)
-                drift += torch.einsum("nk,nkd->nd", asked.to(move.dtype), move.flatten(2))
+                part = torch.ones_like(change) if whole else asked.to(move.dtype)
+                drift += torch.einsum("nk,nkd->nd", part, move.flatten(2))
             summed: Tensor = torch.einsum("nk...,nkd->n...d", change, move.flatten(2))
             total = summed if total is None else total + summed
         assert total is not None
