@@ -222,8 +222,10 @@ def directions(
     """
     small = tuple(-(-side // tile) for side in shape[-2:]) if len(shape) > 2 else (-(-shape[-1] // tile),)
     drawn = (*shape[: len(shape) - len(small)], *small)
+    even = shape[-1] % tile == 0  # then a line's values can be repeated where they are looked up
     if kind == "signs":
-        u = packed_signs(draws, drawn, rows, dtype, 1.0 if mask is not None else radius / math.prod(shape[1:]) ** 0.5)
+        length = 1.0 if mask is not None else radius / math.prod(shape[1:]) ** 0.5
+        u = packed_signs(draws, drawn, rows, dtype, length, tile if even else 1)
     else:
         u = draws.normal(drawn, rows, dtype)
     if tile > 1:
@@ -244,8 +246,13 @@ def directions(
 
 
 def enlarged(small: Tensor, shape: tuple[int, ...], tile: int) -> Tensor:
-    """Returns squares of ``tile`` values in place of each value, cut to ``shape`` at the end of the last two axes."""
-    lines = small[..., None].expand(*small.shape, tile).flatten(-2)[..., : shape[-1]]
+    """Returns squares of ``tile`` values in place of each value, cut to ``shape`` at the end of the last two axes.
+
+    Lines that are as long as they are to be are taken as they are.
+    """
+    lines = small
+    if small.shape[-1] != shape[-1]:
+        lines = small[..., None].expand(*small.shape, tile).flatten(-2)[..., : shape[-1]]
     if len(shape) == 2:
         return lines
     *lead, tall, wide = lines.shape
@@ -280,14 +287,21 @@ BITS = 48
 """Signs that one draw is cut into."""
 
 
-def packed_signs(draws: Draws, shape: tuple[int, ...], rows: Tensor, dtype: torch.dtype, length: float = 1.0) -> Tensor:
-    """Returns minus or plus ``length`` with equal chance ``(n, *shape)``: many signs a draw, so cheap."""
+def packed_signs(
+    draws: Draws, shape: tuple[int, ...], rows: Tensor, dtype: torch.dtype, length: float = 1.0, repeat: int = 1
+) -> Tensor:
+    """Returns minus or plus ``length`` with equal chance ``(n, *shape)``: many signs a draw, so cheap.
+
+    Along the last axis each stands ``repeat`` times.
+    """
     size = math.prod(shape)
-    bits = draws.below(1 << BITS, (-(-size // BITS),), rows)
+    bits = draws.words(BITS, (-(-size // BITS),), rows)
     octets = bits.view(torch.uint8).reshape(len(bits), -1, 8)[..., : BITS // 8]
     octet = torch.arange(256, device=bits.device)
     table = ((octet[:, None] >> torch.arange(8, device=bits.device)) & 1).to(dtype) * (2 * length) - length
-    return F.embedding(octets.to(torch.int32), table).flatten(1)[:, :size].reshape(-1, *shape)
+    table = table.repeat_interleave(repeat, 1)
+    signs = F.embedding(octets.to(torch.int32), table).flatten(1)[:, : size * repeat]
+    return signs.reshape(-1, *shape[:-1], shape[-1] * repeat)
 
 
 @dataclass(frozen=True, slots=True)
