@@ -345,16 +345,18 @@ class Groups:
         grad = torch.zeros_like(point)
         for start in range(0, min(groups, int(count.max())), width):
             index = torch.arange(start, min(start + width, groups), device=point.device)
-            member = group[:, None] == index.reshape(-1, *(1,) * len(shape))
-            move = member * self.step
+            member = (group[:, None] == index.reshape(-1, *(1,) * len(shape))).to(point.dtype)
             here = (count - start).clamp(0, len(index))
-            ends = at.place(torch.stack([point[:, None] + move, point[:, None] - move], 2).flatten(1, 2), at.rows)
+            pair = point.new_empty((len(point), len(index), 2, *shape))
+            for end, side in enumerate((self.step, -self.step)):
+                torch.add(point[:, None], member, alpha=side, out=pair[:, :, end])
+            ends = at.place(pair.flatten(1, 2), at.rows)
             values = at.ask(ends, at.rows, here * 2).reshape(len(point), -1, 2)
-            ends = ends.reshape(len(point), -1, 2, *shape)
-            way = ((ends[:, :, 0] - ends[:, :, 1]) * member).flatten(2).sum(2)
+            ends, member = ends.reshape(len(point), len(index), 2, -1), member.flatten(2)
+            way = torch.einsum("nkd,nkd->nk", ends[:, :, 0] - ends[:, :, 1], member)
             asked = (torch.arange(len(index), device=point.device) < here[:, None]) & (way > 0)
             slope = torch.where(asked, (values[:, :, 0] - values[:, :, 1]).to(way.dtype) / way, 0)
-            grad += torch.einsum("nk,nkd->nd", slope, member.flatten(2).to(point.dtype)).reshape_as(point)
+            grad += torch.einsum("nk,nkd->nd", slope, member).reshape_as(point)
         return grad
 
 
