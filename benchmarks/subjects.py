@@ -89,14 +89,14 @@ def model_b() -> Subject:
     return Subject("B", net, x[right], y[right], 8 / 255)
 
 
-def model_r() -> Subject:
-    """The adversarially trained CIFAR-10 ResNet-2B of the shared models; 40 of the exact test pictures."""
+def model_r(most: int = 40) -> Subject:
+    """The adversarially trained CIFAR-10 ResNet-2B of the shared models; at most so many of the exact test pictures."""
     sys.path.insert(0, str(DATA / "loaders"))
     net = importlib.import_module("cifar_resnet_vit").load(DATA / "models" / "cifar_resnet2b_adv.npz")
     data = np.load(DATA / "cifar10_lossless.npz")
     x, y = torch.tensor(data["x"]).float().permute(0, 3, 1, 2) / 255, torch.tensor(data["y"]).long()
     with torch.no_grad():
-        right = (net(x).argmax(1) == y).nonzero()[:40, 0]
+        right = (net(x).argmax(1) == y).nonzero()[:most, 0]
     return Subject("R", net, x[right].contiguous(), y[right], 4 / 255)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 import ironglass as ig
 from attack.watched import asked, bent
+from ironglass.core.errors import AccessError
 
 
 def test_its_steps_are_those_of_the_paper() -> None:
@@ -26,14 +29,14 @@ def test_its_steps_are_those_of_the_paper() -> None:
     assert torch.allclose(queries[48], point, atol=1e-9)
 
 
-def few_scores(keep: int) -> object:
-    """A linear model of four classes that tells only the largest probabilities, or with 0 only the label."""
+def few_scores(keep: int) -> Callable[[Tensor], Tensor]:
+    """A linear model of four classes that tells only the largest probabilities, or with 0 the label alone."""
     weight = torch.randn(36, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
     def scores(x: Tensor) -> Tensor:
         full = ((x.flatten(1) - 0.5) @ weight).log_softmax(1)
         if keep == 0:
-            return torch.nn.functional.one_hot(full.argmax(1), 4).double() * 20 - 10
+            return full.argmax(1)
         floor = full.topk(keep, 1).values[:, -1:]
         return torch.where(full >= floor, full, -1e3)
 
@@ -45,9 +48,9 @@ def few_scores(keep: int) -> object:
 )
 @pytest.mark.parametrize("targeted", [False, True])
 def test_from_a_picture_of_another_class_it_comes_near(setting: str, keep: int, budget: int, targeted: bool) -> None:
-    model = few_scores(keep)
+    model = ig.wrap(few_scores(keep), classes=4)
     x = torch.rand(300, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    labels = model(x).argmax(1)  # type: ignore[operator]
+    labels = few_scores(1)(x).argmax(1)
     pictures = torch.stack([x[labels == k][0] for k in range(4)])
     x, labels = x[-4:], labels[-4:]
     goal = ig.Reach((labels + 1) % 4) if targeted else ig.Avoid(labels)
@@ -63,6 +66,29 @@ def test_from_a_picture_of_another_class_it_comes_near(setting: str, keep: int, 
 def test_the_settings_that_see_less_are_in_linf() -> None:
     x = torch.rand(2, 1, 6, 6, dtype=torch.float64)
     model = few_scores(4)
-    y = model(x).argmax(1)  # type: ignore[operator]
+    y = model(x).argmax(1)
     with pytest.raises(ValueError, match="works in linf"):
         ig.attack.zo_nes(model, x, y, ig.L2(1.0), setting="labels", pictures=x[:1].expand(4, -1, -1, -1))
+
+
+def test_with_labels_no_more_is_declared_and_the_ledger_is_exact() -> None:
+    asked, tell = 0, few_scores(0)
+
+    def labels(x: Tensor) -> Tensor:
+        nonlocal asked
+        asked += len(x)
+        return tell(x)
+
+    x = torch.rand(40, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = tell(x)
+    pictures = torch.stack([x[y == k][0] for k in range(4)])
+    model = ig.wrap(labels, classes=4)
+    by_label = ig.attack.zo_nes.with_(setting="labels", pictures=pictures, jitters=7, max_queries=500)
+    assert (by_label.access, ig.attack.zo_nes.access) == ("labels", "scores")
+    model.probe(x)
+    asked = 0
+    result = by_label(model, x[-3:], y[-3:], ig.Linf(0.05))
+    assert int(result.queries.sum()) == asked - 3, "the judge looks once more at each"
+    assert int(result.queries.min()) > 400
+    with pytest.raises(AccessError, match="zo_nes needs scores, this model gives labels"):
+        ig.attack.zo_nes(model, x[-3:], y[-3:], ig.Linf(0.05))

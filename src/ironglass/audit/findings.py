@@ -164,8 +164,11 @@ def blind(found: Evidence) -> dict[str, list[str]]:
     levels: dict[str, list[str]] = {}
     for name in found.attacks:
         card = catalogue().get(name)
-        if card is not None and card.access in ("scores", "labels") and "control" not in card.tags:
-            levels.setdefault(card.access, []).append(name)
+        if card is None or "control" in card.tags:
+            continue
+        access = card.access_with(found.attacks[name].options)
+        if access in ("scores", "labels"):
+            levels.setdefault(access, []).append(name)
     return levels
 
 

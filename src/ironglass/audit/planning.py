@@ -93,7 +93,8 @@ class Plan:
         steps: dict[str, list[Step]] = {}
         for step in sorted(self.of("attack"), key=lambda step: step.passes):
             control = step.name == self.suite.control
-            level = "control" if control else step.card.access if step.card.access in blind else "gradient"
+            access = step.card.access_with(step.options)
+            level = "control" if control else access if access in blind else "gradient"
             steps.setdefault(level, []).append(step)
         return [steps[level] for level in ("control", *blind, "gradient") if level in steps]
 
@@ -144,7 +145,7 @@ def make_plan(model: Adapter, x: Tensor, config: Config) -> Plan:
             continue
         few = {"explain": suite.explained, "metric": suite.explained, "diagnose": suite.examined}
         samples = min(len(x), few.get(card.decorator, len(x)))
-        what = f"needs {card.access}" + (f", works in {threat.norm}" if card.norms else "")
+        what = f"needs {card.access_with(options)}" + (f", works in {threat.norm}" if card.norms else "")
         steps.append(Step(card, options, samples, card.passes(model.classes, options), what))
     chosen = {step.name for step in steps}
     curve = next((name for name in suite.curve if name in chosen), None)
@@ -185,8 +186,8 @@ def _why_not(
         return f"sets several models or attacks side by side: ironglass bench {card.name}"
     if card.decorator in APART:
         return APART[card.decorator]
-    if LADDER.index(card.access) > LADDER.index(model.access):
-        return f"needs {card.access}, the model gives {model.access}"
+    if LADDER.index(access := card.access_with(options)) > LADDER.index(model.access):
+        return f"needs {access}, the model gives {model.access}"
     if card.norms and norm not in card.norms:
         return f"works in {', '.join(card.norms)}, the threat is in {norm}"
     if card.inputs and DOMAINS.get(x.ndim) not in card.inputs:

@@ -145,7 +145,8 @@ def _page(card: Card, screen: Screen) -> Iterator[str]:
     facts = {
         "family": card.family + (f", {card.lecture}" if card.lecture else ""),
         "paper": card.paper,
-        "needs": f"{card.access}, of {' < '.join(LADDER)}",
+        "needs": f"{card.access}, of {' < '.join(LADDER)}"
+        + "".join(f"; {access} with {option}={value}" for option, value, access in card.less),
         "scope": card.scope,
         "kind": {"specific": "specific to kinds of model", "agnostic": "agnostic: any model"}.get(card.kind, card.kind)
         + f"; {card.phase}",

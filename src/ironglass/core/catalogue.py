@@ -75,6 +75,7 @@ class Card:
     ``post hoc``, ``explains`` is ``data``, ``model`` or ``prediction`` for an explanation and empty for other methods.
     ``cost`` is an expression in the options that gives the expected passes a sample (a forward and its backward count
     as two). With ``finite`` an attack takes no infinite eps; ``needs`` names options whose default None will not do.
+    ``less`` are values of options that make do with less access: ``(option, value, access)``.
     A defence says whether it is ``differentiable`` and ``stochastic``: attacks go through it as that demands.
     """
 
@@ -96,6 +97,7 @@ class Card:
     differentiable: bool = True
     stochastic: bool = False
     needs: tuple[str, ...] = ()
+    less: tuple[tuple[str, str, str], ...] = ()
     targeted: bool = False
     random: bool = False
     inputs: tuple[str, ...] = ()
@@ -108,6 +110,10 @@ class Card:
         """Returns the expected passes a sample for these options: forward passes plus backward passes."""
         values = {option.name: option.default for option in self.options} | dict(given) | {"classes": classes}
         return float(_arithmetic(ast.parse(self.cost, mode="eval").body, values))
+
+    def access_with(self, given: Mapping[str, Any]) -> str:
+        """Returns the least the model must give for these options."""
+        return next((access for option, value, access in self.less if given.get(option) == value), self.access)
 
     def filled(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns all options: the defaults, and what was given in their place.

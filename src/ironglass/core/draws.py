@@ -103,6 +103,13 @@ class Draws:
         """Returns -1 or 1 with equal chance, shape ``(n, *shape)``."""
         return torch.where(self.uniform(shape, rows) < 0.5, -1.0, 1.0).to(dtype)
 
+    def words(self, bits: int, shape: Sequence[int] = (), rows: Tensor | None = None) -> Tensor:
+        """Returns integers of so many random bits, at most 63, shape ``(n, *shape)``: `below` a power of two, quicker.
+
+        Up to 53 bits they are those that `below` would draw.
+        """
+        return _shift(self._bits(math.prod(shape), rows), 64 - bits).reshape(-1, *shape)
+
     def below(self, high: Tensor | int, shape: Sequence[int] = (), rows: Tensor | None = None) -> Tensor:
         """Returns integers in ``[0, high)``, shape ``(n, *shape)``; ``high`` may differ a row."""
         top = torch.as_tensor(high, device=self._base.device, dtype=torch.float64)

@@ -41,6 +41,11 @@ class Method(Generic[P]):
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str, dict[str, Any]]]:
         return _restore, (self.card.module, self.card.name, self.fixed)
 
+    @property
+    def access(self) -> str:
+        """The least the model must give, with the options that are fixed."""
+        return self.card.access_with(self.fixed)
+
     def with_(self, **options: Any) -> Self:
         """Returns the same method with these options fixed."""
         self.card.filled(options)

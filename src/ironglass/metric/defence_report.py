@@ -61,7 +61,7 @@ def defence_report(
         rows[f"{name}: no attack"] = (_right(bare, x, x, y), right, right)
         worst = right.clone()
         for number, method in enumerate(methods):
-            need = LADDER.index(method.card.access)
+            need = LADDER.index(method.access)
             grey = through = bare_right = None
             if need <= LADDER.index(bare.access):
                 key = (id(bare), number)

@@ -72,8 +72,8 @@ def detection_report(
         method = get(each, "attack") if isinstance(each, str) else each
         if method.card.decorator != "attack" or threat.norm not in method.card.norms:
             raise InputError(f"{method.card.name} is no attack in {threat.norm}", "ironglass list attack")
-        if LADDER.index(method.card.access) > LADDER.index(guarded.access):
-            raise InputError(f"{method.card.name} needs {method.card.access}", f"the model gives {guarded.access}")
+        if LADDER.index(method.access) > LADDER.index(guarded.access):
+            raise InputError(f"{method.card.name} needs {method.access}", f"the model gives {guarded.access}")
         found: dict[str, AttackResult] = {"naive": cast(Any, method)(guarded, clean, labels, threat)}
         if isinstance(detector, FittedDetector) and model is None:
             found["adaptive"] = cast(Any, method)(detector.guarded, clean, detector.goal(labels), threat)

@@ -31,6 +31,7 @@ class Meter:
         self.goal = goal
         self.budget = UNLIMITED if budget is None else budget
         self.queries = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        self._one = torch.ones((), dtype=torch.long, device=x.device)
         self.first_success = torch.full_like(self.queries, -1)
         self.best = x if goal is None else x.clone()
         self.within: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -48,8 +49,8 @@ class Meter:
         Raises:
             BudgetExceeded: before anything is charged, if a sample's budget would be exceeded.
         """
-        queries = self.queries.scatter_add(0, ids, torch.ones_like(ids))
-        if bool((queries > self.budget).any()):
+        queries = self.queries.scatter_add(0, ids, self._one.expand(len(ids)))
+        if self.budget < UNLIMITED and bool((queries > self.budget).any()):
             raise BudgetExceeded(f"the budget of {self.budget} queries a sample is spent", "raise max_queries")
         self.queries = queries
         self.forward += len(ids)

@@ -150,6 +150,7 @@ class RandomDirections:
         point, dims = at.point, at.dims()
         squares = dims / _area(point.shape[1:], self.tile)
         count = (at.left.clamp(min=0) // per).clamp(max=self.count)
+        whole = bool((count == self.count).all())
         total: Tensor | None = None
         level, drift = point.new_zeros(len(point)), torch.zeros_like(point.flatten(1)) if self.center else point
         for start in range(0, self.count, width):
@@ -171,13 +172,16 @@ class RandomDirections:
             elif self.needs_base:
                 assert at.base is not None
                 change = change - at.base[:, None]
-            asked = torch.arange(size, device=move.device) < here[:, None]
-            change = torch.where(asked.reshape(*asked.shape, *(1,) * (change.ndim - 2)), change, 0).to(move.dtype)
+            change = change.to(move.dtype)
+            if not whole:
+                asked = torch.arange(size, device=move.device) < here[:, None]
+                change = torch.where(asked.reshape(*asked.shape, *(1,) * (change.ndim - 2)), change, 0)
             if self.vote:
                 change, move = change.sign(), move.sign()
             if self.center:
                 level += change.sum(1)
-                drift += torch.einsum("nk,nkd->nd", asked.to(move.dtype), move.flatten(2))
+                part = torch.ones_like(change) if whole else asked.to(move.dtype)
+                drift += torch.einsum("nk,nkd->nd", part, move.flatten(2))
             summed: Tensor = torch.einsum("nk...,nkd->n...d", change, move.flatten(2))
             total = summed if total is None else total + summed
         assert total is not None
@@ -218,8 +222,10 @@ def directions(
     """
     small = tuple(-(-side // tile) for side in shape[-2:]) if len(shape) > 2 else (-(-shape[-1] // tile),)
     drawn = (*shape[: len(shape) - len(small)], *small)
+    even = shape[-1] % tile == 0  # then a line's values can be repeated where they are looked up
     if kind == "signs":
-        u = packed_signs(draws, drawn, rows, dtype, 1.0 if mask is not None else radius / math.prod(shape[1:]) ** 0.5)
+        length = 1.0 if mask is not None else radius / math.prod(shape[1:]) ** 0.5
+        u = packed_signs(draws, drawn, rows, dtype, length, tile if even else 1)
     else:
         u = draws.normal(drawn, rows, dtype)
     if tile > 1:
@@ -240,8 +246,13 @@ def directions(
 
 
 def enlarged(small: Tensor, shape: tuple[int, ...], tile: int) -> Tensor:
-    """Returns squares of ``tile`` values in place of each value, cut to ``shape`` at the end of the last two axes."""
-    lines = small[..., None].expand(*small.shape, tile).flatten(-2)[..., : shape[-1]]
+    """Returns squares of ``tile`` values in place of each value, cut to ``shape`` at the end of the last two axes.
+
+    Lines that are as long as they are to be are taken as they are.
+    """
+    lines = small
+    if small.shape[-1] != shape[-1]:
+        lines = small[..., None].expand(*small.shape, tile).flatten(-2)[..., : shape[-1]]
     if len(shape) == 2:
         return lines
     *lead, tall, wide = lines.shape
@@ -276,14 +287,21 @@ BITS = 48
 """Signs that one draw is cut into."""
 
 
-def packed_signs(draws: Draws, shape: tuple[int, ...], rows: Tensor, dtype: torch.dtype, length: float = 1.0) -> Tensor:
-    """Returns minus or plus ``length`` with equal chance ``(n, *shape)``: many signs a draw, so cheap."""
+def packed_signs(
+    draws: Draws, shape: tuple[int, ...], rows: Tensor, dtype: torch.dtype, length: float = 1.0, repeat: int = 1
+) -> Tensor:
+    """Returns minus or plus ``length`` with equal chance ``(n, *shape)``: many signs a draw, so cheap.
+
+    Along the last axis each stands ``repeat`` times.
+    """
     size = math.prod(shape)
-    bits = draws.below(1 << BITS, (-(-size // BITS),), rows)
+    bits = draws.words(BITS, (-(-size // BITS),), rows)
     octets = bits.view(torch.uint8).reshape(len(bits), -1, 8)[..., : BITS // 8]
     octet = torch.arange(256, device=bits.device)
     table = ((octet[:, None] >> torch.arange(8, device=bits.device)) & 1).to(dtype) * (2 * length) - length
-    return F.embedding(octets.to(torch.int32), table).flatten(1)[:, :size].reshape(-1, *shape)
+    table = table.repeat_interleave(repeat, 1)
+    signs = F.embedding(octets.to(torch.int32), table).flatten(1)[:, : size * repeat]
+    return signs.reshape(-1, *shape[:-1], shape[-1] * repeat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,16 +345,18 @@ class Groups:
         grad = torch.zeros_like(point)
         for start in range(0, min(groups, int(count.max())), width):
             index = torch.arange(start, min(start + width, groups), device=point.device)
-            member = group[:, None] == index.reshape(-1, *(1,) * len(shape))
-            move = member * self.step
+            member = (group[:, None] == index.reshape(-1, *(1,) * len(shape))).to(point.dtype)
             here = (count - start).clamp(0, len(index))
-            ends = at.place(torch.stack([point[:, None] + move, point[:, None] - move], 2).flatten(1, 2), at.rows)
+            pair = point.new_empty((len(point), len(index), 2, *shape))
+            for end, side in enumerate((self.step, -self.step)):
+                torch.add(point[:, None], member, alpha=side, out=pair[:, :, end])
+            ends = at.place(pair.flatten(1, 2), at.rows)
             values = at.ask(ends, at.rows, here * 2).reshape(len(point), -1, 2)
-            ends = ends.reshape(len(point), -1, 2, *shape)
-            way = ((ends[:, :, 0] - ends[:, :, 1]) * member).flatten(2).sum(2)
+            ends, member = ends.reshape(len(point), len(index), 2, -1), member.flatten(2)
+            way = torch.einsum("nkd,nkd->nk", ends[:, :, 0] - ends[:, :, 1], member)
             asked = (torch.arange(len(index), device=point.device) < here[:, None]) & (way > 0)
             slope = torch.where(asked, (values[:, :, 0] - values[:, :, 1]).to(way.dtype) / way, 0)
-            grad += torch.einsum("nk,nkd->nd", slope, member.flatten(2).to(point.dtype)).reshape_as(point)
+            grad += torch.einsum("nk,nkd->nd", slope, member).reshape_as(point)
         return grad
 
 

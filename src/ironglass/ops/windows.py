@@ -74,12 +74,16 @@ def window_search(
             tried = change(at, signs[:, step], *(window.step(step) for window in windows))
         scores = model.scores(tried.reshape(-1, *x.shape[1:]), rows)
         query += 1
-        reached = goal.reached(scores, rows)
-        now = torch.where(reached, torch.inf, loss(scores, rows).to(x.dtype))
+        now = loss(scores, rows).to(x.dtype)
+        hits = (goal.reached(scores, rows) if goal.targeted else now >= 0).nonzero()[:, 0]
+        if len(hits):  # a margin below 0 does not reach the goal for certain
+            hits = hits[goal.reached(scores[hits], rows[hits])]
+            now[hits] = torch.inf
         better = (now > value).nonzero()[:, 0]
         value = value.fmax(now)
         at.best.index_copy_(0, better, tried[better])
-        if query in stops or bool(reached.any()):
+        if query in stops or len(hits):
+            reached = torch.zeros_like(rows, dtype=torch.bool).index_fill_(0, hits, True)
             best[rows] = at.best
             on = ~reached & (queries[rows] > query)
             rows, value, signs, windows = rows[on], value[on], signs[on], [window.of(on) for window in windows]

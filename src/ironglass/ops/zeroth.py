@@ -75,7 +75,8 @@ class BlackBox:
         self.best, self.margin = x.clone(), x.new_full((len(x),), -torch.inf)
         self.length = torch.full_like(self.margin, torch.inf)
         self._done = enough * (1 + 1e-6) if self.minimum else float("inf")
-        self._start, self._limit = model.left(), max_queries
+        self._start = model.left()
+        self.limit(max_queries)
         self._losses: tuple[Loss, ...] = (goal.loss("margin"), *also)
         self._labels = labels
         reach = threat.eps if threat.norm == "linf" else float("inf")
@@ -98,12 +99,11 @@ class BlackBox:
 
     def left(self, rows: Tensor) -> Tensor:
         """Returns the queries each sample may still make ``(n,)``."""
-        left = self.model.left(rows)
-        return left.minimum(self._limit - self._start[rows] + left).clamp_(min=0)
+        return (self.model.left(rows) - self._kept[rows]).clamp_(min=0)
 
     def limit(self, max_queries: int) -> None:
         """Lets each sample make that many queries in all."""
-        self._limit = max_queries
+        self._kept = (self._start - max_queries).clamp(min=0)
 
     def open(self, rows: Tensor, least: int = 1) -> Tensor:
         """Returns which rows go on ``(n,)``: those not done that have ``least`` queries left."""
@@ -144,6 +144,8 @@ class BlackBox:
 
     def project(self, points: Tensor, rows: Tensor) -> Tensor:
         """Returns the points ``(n, *shape)`` of ball, bounds and mask that are nearest to these."""
+        if self.threat.norm == "linf":
+            return self.place(points[:, None], rows)[:, 0]
         return lp.project(points, self.x[rows], self.threat.take(rows), self.model.bounds)
 
     def ask(self, points: Tensor, rows: Tensor, count: Tensor | None = None) -> Tensor:
@@ -162,19 +164,20 @@ class BlackBox:
         n, k = points.shape[:2]
         asked = self._asked(rows, k, count)
         flat = points.flatten(0, 1) if asked is None else points[asked]
-        values = points.new_zeros((n, k, len(self._losses)))
+        many = (len(self._losses),) if len(self._losses) > 1 else ()
         if not len(flat):
-            return values if len(self._losses) > 1 else values[..., 0]
+            return points.new_zeros((n, k, *many))
         ids = rows if k == 1 else rows.repeat_interleave(k)
         ids = ids if asked is None else ids[asked.flatten()]
         got, hits = self._look(flat, ids)
         if asked is None:
-            values, reached = got.reshape(n, k, -1), hits.reshape(n, k)
+            values, reached = got.reshape(n, k, *many), hits.reshape(n, k)
         else:
+            values = points.new_zeros((n, k, *many))
             values[asked] = got
             reached = torch.zeros_like(asked).masked_scatter(asked, hits)
-        self._keep(points, values[..., 0], reached, asked, rows)
-        return values if len(self._losses) > 1 else values[..., 0]
+        self._keep(points, values[..., 0] if many else values, reached, asked, rows)
+        return values
 
     def _asked(self, rows: Tensor, k: int, count: Tensor | None) -> Tensor | None:
         """Returns which points are asked ``(n, k)``; None for all."""
@@ -187,16 +190,16 @@ class BlackBox:
         return on
 
     def _look(self, points: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the losses ``(m, losses)`` of points, and whether they reach the goal ``(m,)``."""
+        """Returns the loss ``(m,)`` of points, or several ``(m, losses)``, and whether they reach the goal ``(m,)``."""
         if self._labels:
             hits = self.goal.reached_by(self.model.labels(points, ids), ids)
-            return (hits.to(points.dtype) * 2 - 1)[:, None], hits
+            return hits.to(points.dtype).mul_(2).sub_(1), hits
         scores = self.model.scores(points, ids)
         got = [loss(scores, ids).to(points.dtype) for loss in self._losses]
         hits = got[0] >= 0  # those that do not reach the goal for certain are out
         if bool(hits.any()):
             hits[hits.clone()] = self.goal.reached(scores[hits], ids[hits])
-        return got[0][:, None] if len(got) == 1 else torch.stack(got, -1), hits
+        return got[0] if len(got) == 1 else torch.stack(got, -1), hits
 
     def _length(self, points: Tensor, rows: Tensor) -> Tensor:
         x = self.x[:, None] if len(rows) == len(self.x) else self.x[rows, None]
@@ -206,12 +209,11 @@ class BlackBox:
         """Notes the best of these points: the shortest that reaches the goal in the ball, else the greatest margin."""
         if bool(reached.any()):
             self._shorten(points, reached, rows)
-        unlucky = ~self.found[rows]
-        if self._labels or not bool(unlucky.any()):
+        if self._labels:
             return
-        inside = margin.isfinite() if asked is None else asked & margin.isfinite()
-        top, at = torch.where(inside, margin, -torch.inf).max(1)
-        better = ((top > self.margin[rows]) & unlucky).nonzero()[:, 0]
+        margin = torch.nan_to_num(margin, -torch.inf, -torch.inf, -torch.inf)
+        top, at = (margin if asked is None else torch.where(asked, margin, -torch.inf)).max(1)
+        better = ((top > self.margin[rows]) & (self.length[rows] == torch.inf)).nonzero()[:, 0]
         if len(better):
             self.best[rows[better]], self.margin[rows[better]] = points[better, at[better]], top[better]
 
@@ -283,6 +285,8 @@ def steepest(box: BlackBox, step_size: float) -> Rule[Tensor]:
     """Returns the rule that goes a step of that length, in the threat's norm, in the best direction within the box."""
 
     def rule(grad: Tensor, here: Tensor, rows: Tensor, step: int) -> Tensor:
+        if box.threat.norm == "linf":
+            return box.project(here + step_size * grad.sign(), rows)
         origin, part = box.x[rows], box.threat.take(rows)
         return box.project(here + lp.stride(grad, here, origin, part, step_size, box.model.bounds), rows)
 

@@ -145,7 +145,8 @@ def judge(model: Adapter, job: Job) -> Result:
 def _attack(model: Adapter, job: Job) -> AttackResult:
     goal, threat = cast(tuple[Goal, Threat], job.inputs)
     ours, meter = model.session(job.x, goal=goal, max_queries=job.max_queries)
-    session = model.open(job.x, meter, job.method.card.access)
+    access = job.method.card.access_with(job.options)
+    session = model.open(job.x, meter, access)
     meter.within = _within(job.x, threat)
     own, finish = _options(job)
     before = _outputs(model, ours, job.x)
@@ -162,7 +163,7 @@ def _attack(model: Adapter, job: Job) -> AttackResult:
         found = lp.project(_like(found, x, job), x, limits, model.bounds)
         if finish.polish or finish.quantize:
             part, wish = ours.take(rows), goal.take(rows)
-            gradients = LADDER.index(job.method.card.access) >= LADDER.index("gradient")
+            gradients = LADDER.index(access) >= LADDER.index("gradient")
             if finish.polish:  # a method that sees no gradients gets the line search alone
                 found = polish(part, x, found, wish, limits, steps=finish.polish if gradients else 0)
             if unrounded is not None:

@@ -103,7 +103,7 @@ class Runner:
             given = chosen[name]
             if given is not None and len(given) != len(x):
                 raise InputError(f"{name} has {len(given)} rows for {len(x)} samples", "give a row a sample")
-        need = method.card.access
+        need = method.card.access_with(chosen)
         if LADDER.index(need) > LADDER.index(model.access):
             raise AccessError(
                 f"{method.card.name} needs {need}, this model gives {model.access}.",

@@ -92,7 +92,7 @@ def reprogramming(
     epochs: int = 10,
     batch: int = 16,
     samples: int = 20,
-    radius: float = 0.1,
+    radius: float = 0.03,
     lr: float = 0.05,
     focal: float = 0.0,
     tile: int | None = None,
@@ -124,11 +124,12 @@ def reprogramming(
         epochs: over the samples.
         batch: samples a step.
         samples: directions a step, of the frame's values.
-        radius: ``μ``, in units of ``W``.
+        radius: ``μ``, in units of ``W``: the length of a whole difference. Losses of natural networks bend soon.
         lr: the first rate of Adam.
         focal: exponent of the focal loss; 0 for cross-entropy.
         tile: side of the squares of the frame's values that move alike; 1 for single values, a fourteenth of a picture
-            if None: the fewer they are, the more a query tells.
+            if None. The fewer they are, the more a query tells of them; but a network whose gradient is fine-grained
+            learns little through coarse ones, even from its true gradient.
         directions: ``sphere``, ``gaussian``, or ``signs``: corners of a cube, cheap to draw.
         max_queries: pictures shown to the source at most; the learning ends where a step cannot be paid.
         seed: of directions and order.

@@ -87,6 +87,8 @@ def zo_adamm(
         top[rows] = highest = top[rows].maximum(v)
         metric = highest.sqrt()
         moved = here + alpha / (step + 1) ** 0.5 * m / metric
+        if threat.norm == "linf":
+            return box.project(moved, rows)
         return project_weighted(moved, metric, x[rows], threat.take(rows), model.bounds)
 
     estimate = RandomDirections(samples, radius * model.bounds.span, directions, tile_of(x.shape[1:], tile))

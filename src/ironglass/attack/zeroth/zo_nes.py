@@ -33,6 +33,7 @@ SHRINK, LOOKS = 0.5, 6
     access="scores",
     norms=("linf", "l2"),
     finite=True,
+    less=(("setting", "labels", "labels"),),
     cost="max_queries",
     lecture="black-box evasion: scores, partial scores, labels",
 )
@@ -102,8 +103,9 @@ def zo_nes(
             )
         start, target = _starts(x, goal, pictures)
         also = [_seen(target, top)] if setting == "partial" else []
-        box = BlackBox(model, x, goal, replace(threat, eps=float("inf")), max_queries=max_queries, also=also)
-        ask = box.ask if setting == "partial" else _by_label(box, draws, jitters, jitter * span)
+        apart, blind = replace(threat, eps=float("inf")), setting == "labels"
+        box = BlackBox(model, x, goal, apart, max_queries=max_queries, also=also, labels=blind)
+        ask = _by_label(box, draws, jitters, jitter * span) if blind else box.ask
         size = 0.01 * span if step_size is None else step_size
         return _approach(box, draws, estimate, ask, start, threat.eps, size)
     box = BlackBox(model, x, goal, threat, max_queries=max_queries)
