@@ -35,7 +35,7 @@ def alpha_crown(
     threat: Threat,
     *,
     steps: int = 10,
-    inner: int = 3,
+    inner: int = 4,
     share: float = 0.5,
     rate: float = 0.6,
     settle: bool = True,
