@@ -161,6 +161,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "dropout": middle(lambda z: F.dropout(z, 0.5, training=False).neg()),
     "repeated inputs": lambda: nn.Sequential(Repeated(), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4)),
     "mean of relu": middle(lambda z: z.relu().mean((2, 3)), 3),
+    "sum of relu": middle(lambda z: z.relu().sum((2, 3)), 3),
     "exp": middle(lambda z: z.exp()),
     "square": middle(lambda z: z**2 + z.square()),
     "product": middle(lambda z: z * z.flip(1) - z.mean(1, keepdim=True) * z),
