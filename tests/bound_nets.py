@@ -167,7 +167,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "product": middle(lambda z: z * z.flip(1) - z.mean(1, keepdim=True) * z),
     "product of itself": middle(lambda z: z * z),
     "matrices": middle(lambda z: z @ z.mT),
-    "softmax": middle(lambda z: (z * 4).softmax(1) - z.flatten(1).softmax(1).unflatten(1, (3, 6, 6))),
+    "softmax": middle(lambda z: F.softmax(z * 4, 1) - z.flatten(1).softmax(1).unflatten(1, (3, 6, 6))),
     "layer_norm": middle(lambda z: F.layer_norm(z, (6, 6))),
     "parts": middle(lambda z: z.chunk(3, 1)[0] * z.split([1, 2], 1)[1] + z.unbind(3)[2][:, :2].unsqueeze(3), 72),
     "constants joined": middle(lambda z: torch.cat([torch.ones_like(z[:, :1]), z, torch.zeros_like(z), z], 1), 360),

@@ -82,6 +82,7 @@ def test_an_unknown_operator_is_refused_by_name_and_place(inner: nn.Module, oper
     [
         (lambda z: (z * z.unsqueeze(0)).mean(0), "unsqueeze.*mixes the samples|mul"),
         (lambda z: z**3, "pow.*square"),
+        (lambda z: z ** torch.full((6,), 2.0), "pow.*square"),
         (lambda z: z / (1 + z.relu()), "div: only division by a constant"),
         (lambda z: 1 / (z + 3), "rdiv"),
         (lambda z: z @ z.T.contiguous(), "operator T"),
@@ -305,3 +306,12 @@ def test_a_layer_of_a_transformer_is_repeated(norm_first: bool) -> None:
     layer = nn.TransformerEncoderLayer(6, 2, 12, activation="gelu", batch_first=True, norm_first=norm_first)
     net = nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Linear(3, 6), layer, nn.Flatten(), nn.Linear(12, 3))
     assert repeated(net)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [nn.Softmax(1), lambda z: F.softmax(z, dim=-1), lambda z: torch.softmax(z, 1)],
+    ids=["module", "functional", "torch"],
+)
+def test_every_way_to_call_softmax_is_repeated(way: Callable[[Tensor], Tensor]) -> None:
+    assert repeated(Body(way))

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +106,7 @@ def _square(call: Call, x: Tensor) -> list[Op | Wired]:
 
 
 def _pow(call: Call, x: Tensor, exponent: Any) -> list[Op | Wired]:
-    if exponent != 2:
+    if isinstance(exponent, Tensor) or exponent != 2:
         raise Refused("only the square is known")
     return _square(call, x)
 
@@ -133,8 +132,10 @@ def _multiplied(sketch: Sketch, one: int, other: int) -> int:
     return sketch.add(average(lambda v: v.sum(-1), inner, like=x), sketch.add(Product(), left, right))
 
 
-def _softmax(call: Call, x: Tensor, dim: int | None = None, *more: Any, dtype: Any = None) -> list[Op | Wired]:
-    if dim is None or dtype is not None or (more and more[-1] not in (None, 3)):
+def _softmax(
+    call: Call, x: Tensor, dim: int | None = None, dtype: Any = None, *, _stacklevel: int = 3
+) -> list[Op | Wired]:
+    if dim is None or dtype is not None:
         raise Refused("its dimension has to be given, and its dtype the input's")
     sketch = Sketch(call)
     _soft(sketch, 0, dim % x.ndim)
@@ -253,16 +254,19 @@ def _cat(call: Call, tensors: Sequence[Tensor], dim: int = 0) -> list[Op | Wired
 @contextmanager
 def written_out(module: nn.Module) -> Iterator[None]:
     """In this context, multi-head attention modules run by operators that are known, the batch first."""
-    with ExitStack() as stack:
-        for part in module.modules():
-            if type(part) is nn.MultiheadAttention and _is_plain(part):
-                stack.enter_context(mock.patch.object(part, "forward", partial(_heads, part)))
+    parts = [part for part in module.modules() if type(part) is nn.MultiheadAttention and _is_plain(part)]
+    try:
+        for part in parts:
+            part.forward = partial(_heads, part)  # type: ignore[method-assign]
         yield
+    finally:
+        for part in parts:
+            vars(part).pop("forward", None)
 
 
 def _is_plain(part: nn.MultiheadAttention) -> bool:
     joined = part.in_proj_weight is not None and part.bias_k is None and part.bias_v is None
-    return joined and part.batch_first and not part.add_zero_attn and not part.training
+    return joined and part.batch_first and not (part.add_zero_attn or part.training or "forward" in vars(part))
 
 
 def _heads(
