@@ -9,7 +9,7 @@ from ironglass.ops.branching.leaf import at_leaf
 from ironglass.ops.branching.lined import Lined, lined
 from ironglass.ops.capture import capture
 from ironglass.ops.linear import Relaxed, intervals
-from ironglass.ops.linear.backward import add
+from ironglass.ops.linear.relaxed import add
 
 LOW = torch.full((1, 3), 0.2, dtype=torch.float64)
 HIGH = LOW + 0.6

@@ -16,7 +16,7 @@ from ironglass.ops import margins as by_intervals
 from ironglass.ops.bounds import Interval, propagate, region
 from ironglass.ops.capture import capture
 from ironglass.ops.graph import Affine, Graph
-from ironglass.ops.linear import Lines, backward, differences, engine, intervals, lower, margins, relax
+from ironglass.ops.linear import Lines, backward, differences, engine, intervals, lower, margins, relax, relaxed
 from ironglass.ops.linear.curves import Side
 
 THREATS = [Linf(0.08), L2(0.5), L1(1.5)]
@@ -47,7 +47,7 @@ def alone(graph: Graph, start: Interval, y: Tensor) -> tuple[dict[int, Interval]
     """Linear bounds not cut with what intervals prove: their own mistakes show."""
     values = intervals(graph, start)
     rows = differences(y, graph.steps[-1].shape[0], start.lower.dtype)
-    return values, lower(start, rows, backward.relax(graph, values))
+    return values, lower(start, rows, relaxed.relax(graph, values))
 
 
 @pytest.mark.parametrize(
@@ -256,10 +256,11 @@ def cancelling() -> tuple[nn.Sequential, Tensor]:
 
 
 def test_without_its_losses_some_order_would_get_below(monkeypatch: pytest.MonkeyPatch) -> None:
-    inner = backward._loss
+    inner = relaxed._loss
     nothing = lambda *a: inner(*a)._replace(each=torch.zeros(()), fixed=torch.zeros(1))  # noqa: E731
-    monkeypatch.setattr(backward, "_loss", nothing)
-    monkeypatch.setattr(backward, "unit_of", lambda *a: 0.0)
+    monkeypatch.setattr(relaxed, "_loss", nothing)
+    for module in (backward, relaxed):
+        monkeypatch.setattr(module, "unit_of", lambda *a: 0.0)
     monkeypatch.setattr(torch, "nextafter", lambda x, _: x)
     with pytest.raises(AssertionError):
         test_any_order_of_summation_stays_above_the_margins(torch.float32)
@@ -282,9 +283,9 @@ def test_no_operator_loses_a_nan(name: str) -> None:
 # Canaries: wrong bounds that the containment test has to catch.
 
 
-def changed(patch: pytest.MonkeyPatch, change: Callable[[backward.Fold], backward.Fold]) -> None:
-    inner = backward._folded
-    patch.setattr(backward, "_folded", lambda *a: change(inner(*a)))
+def changed(patch: pytest.MonkeyPatch, change: Callable[[relaxed.Fold], relaxed.Fold]) -> None:
+    inner = relaxed._folded
+    patch.setattr(relaxed, "_folded", lambda *a: change(inner(*a)))
 
 
 def flipped_sign(patch: pytest.MonkeyPatch) -> None:
@@ -296,22 +297,22 @@ def dropped_offsets(patch: pytest.MonkeyPatch) -> None:
 
 
 def dropped_bias(patch: pytest.MonkeyPatch) -> None:
-    inner = backward._loss
-    patch.setattr(backward, "_loss", lambda *a: inner(*a)._replace(bias=None))
+    inner = relaxed._loss
+    patch.setattr(relaxed, "_loss", lambda *a: inner(*a)._replace(bias=None))
 
 
 def lines_of_a_smaller_ball(patch: pytest.MonkeyPatch) -> None:
-    inner = backward.relaxed_step
+    inner = relaxed.relaxed_step
 
     def wrong(step: Any, x: Interval, slopes: Any) -> Any:
         middle = (x.lower + x.upper) / 2
         return inner(step, Interval(x.lower.lerp(middle, 0.3), x.upper.lerp(middle, 0.3)), slopes)
 
-    patch.setattr(backward, "relaxed_step", wrong)
+    patch.setattr(relaxed, "relaxed_step", wrong)
 
 
 def steep_below(patch: pytest.MonkeyPatch) -> None:
-    inner = backward.relaxed_step
+    inner = relaxed.relaxed_step
 
     def wrong(step: Any, x: Interval, slopes: Any) -> Any:
         found = inner(step, x, slopes)
@@ -321,7 +322,7 @@ def steep_below(patch: pytest.MonkeyPatch) -> None:
             else found
         )
 
-    patch.setattr(backward, "relaxed_step", wrong)
+    patch.setattr(relaxed, "relaxed_step", wrong)
 
 
 def residual_counted_once(patch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from ironglass.ops.bounds import Interval, region
 from ironglass.ops.capture import capture
 from ironglass.ops.graph import Graph
 from ironglass.ops.linear import differences, engine, intervals, lower, relax, windows
-from ironglass.ops.linear.backward import Relaxed, add
+from ironglass.ops.linear.relaxed import Relaxed, add
 
 
 class Branches(nn.Module):

@@ -11,8 +11,8 @@ from torch import Tensor
 from ironglass.ops.bounds import Interval
 from ironglass.ops.graph import Bend, Graph, Monotone
 from ironglass.ops.linear import Lines, Relaxed, lower, relax
-from ironglass.ops.linear.backward import Fold, add
 from ironglass.ops.linear.curves import Side
+from ironglass.ops.linear.relaxed import Fold, add
 from ironglass.ops.linear.slopes import minimizer
 
 ByStep = dict[int, Tensor]

@@ -11,9 +11,9 @@ import torch
 
 from ironglass.ops.bounds import bound
 from ironglass.ops.linear import Relaxed
-from ironglass.ops.linear.backward import add
 from ironglass.ops.linear.cuts import Cuts, climbed_within, half_spaces
 from ironglass.ops.linear.engine import both, row_bounds, tightened
+from ironglass.ops.linear.relaxed import add
 
 from .choice import lost
 from .lined import ByStep, Lined, clipped, lined

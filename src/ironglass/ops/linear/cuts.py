@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ironglass.ops.bounds import Interval
 
-from .backward import Relaxed, lower
+from .backward import lower
+from .relaxed import Relaxed
 from .slopes import FIRST, SECOND, SMALL, Slope, free, replayed
 
 UNIT = 2.0**-52

@@ -15,8 +15,9 @@ from ironglass.ops import margins as by_intervals
 from ironglass.ops.bounds import Interval, bound
 from ironglass.ops.graph import Absolute, Affine, Bend, Cat, Graph, Input, Monotone, Pool, Product, Ramp, Sum, Valley
 
-from .backward import Nonlinear, Relaxed, add, lower, relax
+from .backward import lower
 from .relaxations import Slopes
+from .relaxed import Nonlinear, Relaxed, add, relax
 from .windows import supported, window_bounds
 
 How = Literal["linear", "interval"]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ironglass.ops.bounds import Interval, bound
 
-from .backward import Relaxed, add
 from .engine import both, row_bounds, tightened
 from .relaxations import Lines
+from .relaxed import Relaxed, add
 from .slopes import climbed
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ironglass.ops.bounds import Interval
 
-from .backward import Relaxed, lower, reached, unit_of
 from .backward import least as least_of
+from .backward import lower
 from .relaxations import Lines
+from .relaxed import Relaxed, reached, unit_of
 
 Slope = dict[int, Tensor]
 FIRST, SECOND, SMALL = 0.7, 0.9, 1e-12

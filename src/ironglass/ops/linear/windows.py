@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from ironglass.ops.bounds import Interval, eps_of
 from ironglass.ops.graph import Affine, Cat, Graph, Step, Sum
 
-from .backward import BLOCK, Nonlinear, Relaxed, pulled, unit_of
+from .backward import pulled
+from .relaxed import BLOCK, Nonlinear, Relaxed, unit_of
 
 _COVERS = 0.5
 """The share of a map from which on a window is not worth it."""
