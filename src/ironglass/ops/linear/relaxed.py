@@ -269,20 +269,24 @@ def _loss(step: Step, inputs: list[Interval], unit: float) -> Loss:
 
 def _planes(x: Interval, y: Interval) -> tuple[Tensor, Tensor, tuple[Tilt, Tilt]]:
     """The planes around a product: the mean of their offsets, half of the distance, and how they lean."""
-    eps = eps_of(x.lower.dtype)
-    (p, r), (q, s) = ((middle, (z.upper - middle) * (1 + 2 * eps)) for z in (x, y) for middle in (z.split()[0],))
-    r, s = torch.maximum(r, p - x.lower), torch.maximum(s, q - y.lower)
+    (p, r), (q, s) = _about_middle(x), _about_middle(y)
     across, along = q / s, p / r
     below, above = _between(across, along), _between(-across, along)
     low = below * (s * p + r * q) - r * s
     high = r * s - above * (s * p - r * q)
     lean, bend = (above - below) / 2, -(above + below) / 2
-    lost = x.largest() * y.largest() * (48 * eps)
+    lost = x.largest() * y.largest() * (48 * eps_of(p.dtype))
     return (
         (low + high) / 2 - p * q,
         (high - low) / 2 + lost,
         (Tilt(q + lean * s, bend * s), Tilt(p + bend * r, lean * r)),
     )
+
+
+def _about_middle(x: Interval) -> tuple[Tensor, Tensor]:
+    """The middle of an interval, and how far its ends are from it at most."""
+    middle, above = x.split()
+    return middle, torch.maximum(above, middle - x.lower) * (1 + 2 * eps_of(middle.dtype))
 
 
 def _between(one: Tensor, other: Tensor) -> Tensor:
